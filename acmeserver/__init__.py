@@ -1,0 +1,1 @@
+"""What did an ACME client say? RFC 8555."""

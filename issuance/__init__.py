@@ -1,0 +1,1 @@
+"""In which order is it done? The pipeline, its ledger, audit, revocation, and the sweeper."""

@@ -1,0 +1,143 @@
+"""The one request that every front end makes, and the three answers it can get."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pki.clock import Micros
+from pki.csr import Csr
+from pki.identifiers import Identifier
+from pki.reasons import Rejection
+from policy.principal import Principal
+from storage.database import Step
+
+
+class Channel(enum.Enum):
+    """Which front end asked."""
+
+    ACME = "acme"
+    EST = "est"
+    SCEP = "scep"
+    REST = "rest"
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeEvidence:
+    """An ACME challenge proved control of one identifier (without its wildcard label)."""
+
+    identifier: Identifier
+    method: str  # "http-01", ...
+    authorization_id: str
+    validated_at: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class BasicPassword:
+    """An EST user gave the right password over TLS; what names it owns is policy's business."""
+
+    credential_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScepChallenge:
+    """A SCEP client gave the endpoint's challenge password."""
+
+    credential_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A program gave an API key."""
+
+    credential_id: str
+
+
+# A closed union: there is no way to call the pipeline without one of these.
+Evidence = ChallengeEvidence | BasicPassword | ScepChallenge | ApiKey
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who waits for the outcome, so that it can be settled in the same transaction, by a sweeper if need be."""
+
+    kind: str  # "acme-order", "scep-transaction"
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class IssuanceRequest:
+    """Everything that one issuance depends on. `csr` gives the public key and nothing else."""
+
+    channel: Channel
+    endpoint: str
+    principal: Principal
+    evidence: tuple[Evidence, ...]
+    profile: str
+    csr: Csr
+    identifiers: tuple[Identifier, ...]  # wanted, in the order wanted, without repetition
+    profile_version: str | None = None  # pinned earlier (an ACME order); None takes today's
+    common_name: str | None = None  # wanted; only a profile with `common_name: device` heeds it
+    not_before: Micros | None = None  # wanted
+    not_after: Micros | None = None  # wanted
+    idempotency_key: str | None = None  # unique per caller; the same key and request give the same certificate
+    origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        if not self.evidence:
+            message = "an issuance request without evidence"
+            raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """A certificate as stored. `chain_pem` is the leaf and its issuers without the root, leaf first."""
+
+    issuer: str
+    serial: str  # lower-case hex
+    der: bytes = field(repr=False)
+    profile: str
+    not_before: Micros
+    not_after: Micros
+    issued_at: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    certificate: IssuedCertificate
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Not yet (an approval, or the same request is being signed right now): ask again after so many seconds."""
+
+    issuance_id: str
+    retry_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    rejection: Rejection
+
+
+Outcome = Issued | Pending | Rejected
+
+
+class Settler(Protocol):
+    """A front end's share in the pipeline's transactions, for the origins of one kind. Pure: it only makes steps.
+
+    The steps ride in the same `Database.write` as the ledger's own, so they must not touch each other's rows. A step whose
+    compare-and-set fails undoes the whole write: `began` is where an order goes ready -> processing, exactly once.
+    """
+
+    def began(self, origin_id: str, *, now: Micros) -> Sequence[Step]: ...
+
+    def issued(self, origin_id: str, certificate: IssuedCertificate, *, now: Micros) -> Sequence[Step]: ...
+
+    def failed(self, origin_id: str, rejection: Rejection, *, now: Micros) -> Sequence[Step]:
+        """After `began` was committed: settle it for good. Must not fail when it is settled already (rows=None)."""
+
+    def not_begun(self) -> Rejection:
+        """What to answer when `began` lost its compare-and-set."""

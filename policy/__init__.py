@@ -1,0 +1,1 @@
+"""Are they allowed, and what may be in it? Pure: profiles, rules, key and name rules, lints."""

@@ -1,0 +1,30 @@
+"""Who asks. Made by a front end from something that it has verified; the pipeline takes nobody's word for it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class PrincipalKind(enum.Enum):
+    """How they proved who they are. Closed."""
+
+    ACME_ACCOUNT = "acme-account"
+    EST_USER = "est-user"  # HTTP Basic
+    TLS_CLIENT = "tls-client"  # a client certificate
+    SCEP_CLIENT = "scep-client"  # a challenge password
+    API_KEY = "api-key"
+    OPERATOR = "operator"  # the command line on the server itself
+    SYSTEM = "system"  # the server: sweeper, schedules
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    kind: PrincipalKind
+    id: str  # stable and unique within its kind; no secret
+    roles: frozenset[str]
+    attributes: tuple[tuple[str, str], ...] = field(default=())
+    source_address: str = ""  # as the listener saw it
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}:{self.id}"

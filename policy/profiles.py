@@ -1,0 +1,101 @@
+"""What a certificate looks like: frozen, versioned profiles. The YAML spelling is certwright/config.py's business."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from types import MappingProxyType
+
+from pki.reasons import Reason, Rejection
+
+
+class KeyUsageBit(enum.Enum):
+    """The key-usage bits that a leaf may carry (RFC 5280 §4.2.1.3)."""
+
+    DIGITAL_SIGNATURE = "digital_signature"
+    CONTENT_COMMITMENT = "content_commitment"
+    KEY_ENCIPHERMENT = "key_encipherment"
+    DATA_ENCIPHERMENT = "data_encipherment"
+    KEY_AGREEMENT = "key_agreement"
+
+
+class CommonName(enum.Enum):
+    """Where the subject's CN comes from."""
+
+    NONE = "none"  # the subject has no CN
+    SAN = "san"  # the first DNS name that fits in 64 characters, an exact copy of a SAN; else none
+    DEVICE = "device"  # the CN asked for, a device's own name, if policy grants it
+
+
+class LintMode(enum.Enum):
+    """When pkilint runs; our own invariants always do."""
+
+    SHAPE = "shape"  # once per profile@version x key type x kinds of names
+    EVERY = "every"
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A validated profile. `version` is a digest of all the rest: a change of any field is another version."""
+
+    name: str  # canonical: lower case, "-" for "_"
+    issuer: str
+    validity: timedelta
+    max_validity: timedelta
+    backdate: timedelta
+    key_usage: frozenset[KeyUsageBit]  # what is wanted; per key type only what that key can do is written
+    extended_key_usage: tuple[str, ...]  # dotted OIDs, in order
+    common_name: CommonName
+    subject: tuple[tuple[str, str], ...]  # fixed attributes (C, O, OU ...) in RDN order
+    must_staple: bool
+    allow_wildcard: bool
+    require_san: bool
+    evidence_max_age: timedelta  # how old a challenge may be when the certificate is made (design §3 step 3)
+    caa: bool
+    lint: LintMode
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> str:
+        """16 hex digits over every field; pinned in orders and the ledger as `name@version`."""
+        content = {f.name: repr(getattr(self, f.name)) for f in fields(self) if f.name != "aliases"}
+        content["key_usage"] = repr(sorted(bit.value for bit in self.key_usage))
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def canonical_profile_name(name: str) -> str:
+    """`TLS_Server` and `tls-server` are one profile: configurations in the field write both."""
+    return name.strip().lower().replace("_", "-")
+
+
+class Profiles:
+    """The profiles of one configuration, found by name or alias."""
+
+    def __init__(self, profiles: Iterable[Profile]) -> None:
+        by_name: dict[str, Profile] = {}
+        for profile in profiles:
+            for name in (profile.name, *profile.aliases):
+                if name in by_name:
+                    message = f"two profiles answer to the name {name!r}"
+                    raise ValueError(message)
+                by_name[name] = profile
+        self._by_name: Mapping[str, Profile] = MappingProxyType(by_name)
+
+    def get(self, name: str) -> Profile:
+        """Raises Rejection(UNKNOWN_PROFILE) that names those there are."""
+        profile = self._by_name.get(canonical_profile_name(name))
+        if profile is None:
+            known = sorted({profile.name for profile in self._by_name.values()})
+            raise Rejection(
+                Reason.UNKNOWN_PROFILE,
+                f"there is no profile {name!r} here",
+                suggestions=[f"use one of: {', '.join(known)}"],
+            )
+        return profile
+
+    def __iter__(self) -> Iterator[Profile]:
+        return iter({profile.name: profile for profile in self._by_name.values()}.values())

@@ -1,0 +1,1 @@
+"""What did a program or an operator say? The REST API."""

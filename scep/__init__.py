@@ -1,0 +1,1 @@
+"""What did a SCEP client say? RFC 8894."""

@@ -1,0 +1,1 @@
+"""Produce the signature. Keys live in the signer process and nowhere else."""

@@ -1,0 +1,1 @@
+"""Remember it. SQLite and PostgreSQL under one SQL text."""
