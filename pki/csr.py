@@ -1,22 +1,86 @@
 """PKCS#10 certification requests (RFC 2986), read leniently and refused precisely.
 
 `cryptography` refuses requests that devices send (strongSwan's attributes are not in DER order) and calls every SHA-1
-signature invalid. So the frame is read with asn1crypto and the signature verified over the bytes as sent. All of a
-request is read inside `parse_csr`: it gives a value or raises a `Rejection`, now and never later.
+signature invalid. So the frame is cut with `pki.der`, the signature verified over the bytes as sent, and only keys are left
+to the library. All of a request is read inside `parse_csr`: it gives a value or raises a `Rejection`, now and never later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import base64
+import binascii
+import hashlib
+import ipaddress
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from pki.identifiers import Identifier
+from pki import der
+from pki.identifiers import Identifier, IpAddress, parse_dns, shown
+from pki.reasons import Reason, Rejection
 
 MAX_CSR = 64 * 1024  # octets of DER
+MAX_NAMES = 1000  # SANs that are looked at at all; policy's limit is far lower
+MAX_RSA_BITS = 8192  # more is work for us and security for nobody
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+
+_COMMON_NAME = "2.5.4.3"
+_EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
+_CHALLENGE_PASSWORD = "1.2.840.113549.1.9.7"  # noqa: S105  # an object identifier
+_SUBJECT_ALTERNATIVE_NAME = "2.5.29.17"
+_RSASSA_PSS = "1.2.840.113549.1.1.10"
+_ED25519 = "1.3.101.112"
+
+_DIGESTS: dict[str, hashes.HashAlgorithm] = {
+    "md5": hashes.MD5(),  # noqa: S303  # only behind legacy_digests
+    "sha1": hashes.SHA1(),  # noqa: S303  # only behind legacy_digests
+    "sha256": hashes.SHA256(),
+    "sha384": hashes.SHA384(),
+    "sha512": hashes.SHA512(),
+}
+_WEAK = frozenset({"md5", "sha1"})
+
+# Signature algorithm -> digest (RFC 4055, RFC 5758). Those with a digest of their own are dealt with apart.
+_RSA_PKCS1 = {
+    "1.2.840.113549.1.1.4": "md5",
+    "1.2.840.113549.1.1.5": "sha1",
+    "1.3.14.3.2.29": "sha1",  # the old OIW identifier that some devices still write
+    "1.2.840.113549.1.1.11": "sha256",
+    "1.2.840.113549.1.1.12": "sha384",
+    "1.2.840.113549.1.1.13": "sha512",
+}
+_ECDSA = {
+    "1.2.840.10045.4.1": "sha1",
+    "1.2.840.10045.4.3.2": "sha256",
+    "1.2.840.10045.4.3.3": "sha384",
+    "1.2.840.10045.4.3.4": "sha512",
+}
+_HASH_OIDS = {
+    "1.3.14.3.2.26": "sha1",
+    "2.16.840.1.101.3.4.2.1": "sha256",
+    "2.16.840.1.101.3.4.2.2": "sha384",
+    "2.16.840.1.101.3.4.2.3": "sha512",
+}
+
+# GeneralName alternatives (RFC 5280 §4.2.1.6) by tag; we issue for dNSName and iPAddress.
+_OTHER_NAMES = {
+    0xA0: "otherName",
+    0x81: "rfc822Name",
+    0xA3: "x400Address",
+    0xA4: "directoryName",
+    0xA5: "ediPartyName",
+    0x86: "uniformResourceIdentifier",
+    0x88: "registeredID",
+}
+
+_ARMOUR = re.compile(
+    rb"-----BEGIN (?:NEW )?CERTIFICATE REQUEST-----([A-Za-z0-9+/=\s]*)-----END (?:NEW )?CERTIFICATE REQUEST-----"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +99,18 @@ class Csr:
     challenge_password: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The parts of a CertificationRequest, cut but not read."""
+
+    info: bytes
+    subject: der.Element
+    spki: bytes
+    attributes: bytes
+    algorithm: der.Element
+    signature: bytes
+
+
 def parse_csr(data: bytes, *, legacy_digests: Collection[str] = ()) -> Csr:
     """DER (or PEM) to a verified request.
 
@@ -42,4 +118,224 @@ def parse_csr(data: bytes, *, legacy_digests: Collection[str] = ()) -> Csr:
     Raises Rejection: BAD_CSR, WEAK_ALGORITHM (which names the algorithm), BAD_PUBLIC_KEY, REJECTED_IDENTIFIER,
     UNSUPPORTED_IDENTIFIER (a SAN type that we do not issue).
     """
-    raise NotImplementedError
+    binary = _unarmour(data)
+    try:
+        frame = _cut(binary)
+        public_key = load_public_key(frame.spki)
+        digest = _verify(frame, public_key, legacy_digests)
+        attributes = dict(_attributes(frame.attributes))
+        return Csr(
+            der=binary,
+            sha256=hashlib.sha256(binary).hexdigest(),
+            spki=frame.spki,
+            spki_sha256=hashlib.sha256(frame.spki).hexdigest(),
+            public_key=public_key,
+            subject=frame.subject.raw,
+            common_name=_common_name(frame.subject),
+            identifiers=_identifiers(attributes.get(_EXTENSION_REQUEST)),
+            signature_digest=digest,
+            challenge_password=_challenge_password(attributes.get(_CHALLENGE_PASSWORD)),
+        )
+    except der.DerError as error:
+        raise _bad(f"it cannot be read: {error}") from error
+
+
+def _bad(why: str) -> Rejection:
+    return Rejection(Reason.BAD_CSR, f"this certificate signing request is refused: {why}")
+
+
+def _unarmour(data: bytes) -> bytes:
+    if len(data) > 2 * MAX_CSR:
+        raise _bad(f"it is larger than {MAX_CSR} octets")
+    binary = data
+    if b"-----BEGIN" in data[:200]:
+        armoured = _ARMOUR.search(data)
+        if armoured is None:
+            raise _bad("its PEM armour is not that of a CERTIFICATE REQUEST")
+        try:
+            binary = base64.b64decode(b"".join(armoured[1].split()), validate=True)
+        except binascii.Error:
+            raise _bad("what stands between its PEM lines is not base64") from None
+    if not binary:
+        raise _bad("it is empty")
+    if len(binary) > MAX_CSR:
+        raise _bad(f"it is larger than {MAX_CSR} octets")
+    return binary
+
+
+def _cut(binary: bytes) -> _Frame:
+    """CertificationRequest ::= SEQUENCE { info, algorithm, signature BIT STRING } (RFC 2986 §4.2)."""
+    info, algorithm, signature = der.take(der.whole(binary, der.SEQUENCE).content, der.SEQUENCE, der.SEQUENCE, der.BIT_STRING)
+    parts = list(der.children(info.content))
+    if len(parts) not in {3, 4}:  # some clients leave the empty attributes out
+        raise der.DerError(f"its info has {len(parts)} parts where 4 belong")
+    version = der.expect(parts[0], der.INTEGER).content
+    if version not in {b"\x00", b"\x01", b"\x02"}:  # v1 is 0; others are written, and mean the same structure
+        raise der.DerError("its version is unknown")
+    return _Frame(
+        info=info.raw,
+        subject=der.expect(parts[1], der.SEQUENCE),
+        spki=der.expect(parts[2], der.SEQUENCE).raw,
+        attributes=der.expect(parts[3], 0xA0).content if len(parts) == 4 else b"",
+        algorithm=algorithm,
+        signature=der.bits(signature),
+    )
+
+
+def load_public_key(spki: bytes) -> PublicKey:
+    """A key of a kind and size that may be worked with at all; whether policy likes it comes later (policy/keys.py)."""
+    try:
+        key = serialization.load_der_public_key(spki)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Rejection(Reason.BAD_PUBLIC_KEY, "its public key cannot be read, or is of a kind that is not served") from error
+    match key:
+        case rsa.RSAPublicKey() if key.key_size > MAX_RSA_BITS:
+            raise Rejection(Reason.BAD_PUBLIC_KEY, f"its RSA key has {key.key_size} bits; use at most {MAX_RSA_BITS}")
+        case rsa.RSAPublicKey() | ec.EllipticCurvePublicKey() | ed25519.Ed25519PublicKey():
+            return key
+        case _:
+            raise Rejection(Reason.BAD_PUBLIC_KEY, "its public key is neither RSA, nor EC, nor Ed25519")
+
+
+def _verify(frame: _Frame, key: PublicKey, legacy: Collection[str]) -> str:
+    """Proof of possession over the bytes as sent; gives the digest's name. Weak digests are named before anything else."""
+    oid, *parameters = der.children(frame.algorithm.content)
+    algorithm = der.oid(oid)
+    try:
+        match key:
+            case rsa.RSAPublicKey() if algorithm in _RSA_PKCS1:
+                digest = _allowed(_RSA_PKCS1[algorithm], legacy)
+                key.verify(frame.signature, frame.info, padding.PKCS1v15(), _DIGESTS[digest])
+            case rsa.RSAPublicKey() if algorithm == _RSASSA_PSS:
+                digest = _allowed(_pss_digest(parameters), legacy)
+                scheme = padding.PSS(padding.MGF1(_DIGESTS[digest]), padding.PSS.AUTO)
+                key.verify(frame.signature, frame.info, scheme, _DIGESTS[digest])
+            case ec.EllipticCurvePublicKey() if algorithm in _ECDSA:
+                digest = _allowed(_ECDSA[algorithm], legacy)
+                key.verify(frame.signature, frame.info, ec.ECDSA(_DIGESTS[digest]))
+            case ed25519.Ed25519PublicKey() if algorithm == _ED25519:
+                digest = ""
+                key.verify(frame.signature, frame.info)
+            case _:
+                raise _bad(f"its signature algorithm {algorithm} is unknown or does not fit its key")
+    except InvalidSignature:
+        raise _bad("its signature is not by the key that it holds, or it was changed after it was signed") from None
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _bad("its signature cannot be verified with its key") from error
+    return digest
+
+
+def _allowed(digest: str, legacy: Collection[str]) -> str:
+    if digest in _WEAK and digest not in legacy:
+        raise Rejection(
+            Reason.WEAK_ALGORITHM,
+            f"this certificate signing request is signed with {digest.upper()}, which is not accepted here",
+            suggestions=["sign the request with SHA-256 (openssl req -sha256)"],
+        )
+    return digest
+
+
+def _pss_digest(parameters: list[der.Element]) -> str:
+    """RSASSA-PSS-params (RFC 4055 §3.1): hashAlgorithm [0], SHA-1 when absent; MGF1 has to use the same digest."""
+    if not parameters:
+        return "sha1"
+    for part in der.children(der.expect(parameters[0], der.SEQUENCE).content):
+        if part.tag == 0xA0:
+            algorithm = der.whole(part.content, der.SEQUENCE)
+            name = der.oid(next(der.children(algorithm.content), der.Element(0, b"", b"")))
+            if name not in _HASH_OIDS:
+                raise _bad(f"its RSASSA-PSS signature uses the unknown digest {name}")
+            return _HASH_OIDS[name]
+    return "sha1"
+
+
+def _attributes(content: bytes) -> Iterator[tuple[str, der.Element]]:
+    """type -> its SET of values. A repeated attribute is refused: two readers could take two different ones."""
+    seen: set[str] = set()
+    for attribute in der.children(content):
+        kind, values = der.take(der.expect(attribute, der.SEQUENCE).content, der.OBJECT_IDENTIFIER, der.SET)
+        name = der.oid(kind)
+        if name in seen:
+            raise der.DerError(f"attribute {name} stands in it twice")
+        seen.add(name)
+        yield name, values
+
+
+def _common_name(subject: der.Element) -> str | None:
+    names: list[str] = []
+    for rdn in der.children(subject.content):
+        for attribute in der.children(der.expect(rdn, der.SET).content):
+            kind, *value = der.children(der.expect(attribute, der.SEQUENCE).content)
+            if len(value) != 1:
+                raise der.DerError("its subject has an attribute without exactly one value")
+            if der.oid(kind) == _COMMON_NAME:
+                names.append(der.text(value[0]))
+    if len(names) > 1:
+        raise _bad("its subject has more than one common name")
+    return names[0] if names and names[0] else None
+
+
+def _identifiers(values: der.Element | None) -> tuple[Identifier, ...]:
+    """The subjectAltName of the extensionRequest attribute (RFC 2985 §5.4.2); every other extension is not ours to heed."""
+    if values is None:
+        return ()
+    names: tuple[Identifier, ...] = ()
+    seen: set[str] = set()
+    for extensions in der.children(values.content):
+        for extension in der.children(der.expect(extensions, der.SEQUENCE).content):
+            parts = list(der.children(der.expect(extension, der.SEQUENCE).content))
+            if len(parts) not in {2, 3}:
+                raise der.DerError("it asks for an extension that is none")
+            name = der.oid(parts[0])
+            if name in seen:
+                raise der.DerError(f"it asks for extension {name} twice")
+            seen.add(name)
+            if name == _SUBJECT_ALTERNATIVE_NAME:
+                names = _general_names(der.expect(parts[-1], der.OCTET_STRING).content)
+    return names
+
+
+def _general_names(content: bytes) -> tuple[Identifier, ...]:
+    found: dict[Identifier, None] = {}
+    for count, name in enumerate(der.children(der.whole(content, der.SEQUENCE).content)):
+        if count >= MAX_NAMES:
+            raise _bad(f"it asks for more than {MAX_NAMES} names")
+        match name.tag:
+            case 0x82:  # dNSName
+                found[parse_dns(_ascii(name.content))] = None
+            case 0x87:  # iPAddress
+                found[_ip(name.content)] = None
+            case other:
+                kind = _OTHER_NAMES.get(other, "unknown")
+                raise Rejection(
+                    Reason.UNSUPPORTED_IDENTIFIER,
+                    f"it asks for a subject alternative name of type {kind}; only dNSName and iPAddress are issued",
+                )
+    return tuple(found)
+
+
+def _ascii(content: bytes) -> str:
+    try:
+        return content.decode("ascii")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+        raise Rejection(
+            Reason.REJECTED_IDENTIFIER,
+            f"dNSName {shown(text)} is not ASCII: internationalised names go into a CSR as A-labels (xn--...)",
+        ) from None
+
+
+def _ip(content: bytes) -> IpAddress:
+    if len(content) not in {4, 16}:
+        raise Rejection(Reason.REJECTED_IDENTIFIER, f"an iPAddress of {len(content)} octets is no address")
+    return IpAddress(ipaddress.ip_address(content))
+
+
+def _challenge_password(values: der.Element | None) -> str | None:
+    """RFC 2985 §5.4.1: one directory string."""
+    if values is None:
+        return None
+    found = list(der.children(values.content))
+    if len(found) != 1:
+        raise der.DerError("its challengePassword has not exactly one value")
+    return der.text(found[0])
