@@ -1,12 +1,65 @@
-"""API keys, EST users and SCEP challenges: made once, shown once, stored hashed, compared in constant time."""
+"""API keys, EST users and SCEP challenges: made once, shown once, stored hashed, compared in constant time.
+
+Law of this file: how long a check takes depends on what was presented, never on what is stored. A secret in the shape of
+ours (256 random bits) is compared by SHA-256; anything else runs scrypt once, for a stranger too. Every check reads the row,
+so a disabled, expired or changed credential ends at once, on every node; the cache only spares a repeated scrypt.
+
+There is no lock-out and no back-off here: what slows guessing is scrypt's price and the few that run at a time.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import enum
-from dataclasses import dataclass
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import unicodedata
+from base64 import urlsafe_b64encode
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
-from pki.clock import Clock
-from storage.database import Database
+from pki.clock import Clock, Micros
+from pki.reasons import Reason, Rejection
+from storage.database import Conflict, Database, Row, Step
+
+# Disabled, expired and absent are one case, decided by the query.
+CHECK_SQL = """
+SELECT id, kind, endpoint, secret, roles, profile FROM credential
+WHERE kind = $1 AND id = $2 AND endpoint = $3 AND disabled_at IS NULL AND (expires_at IS NULL OR expires_at > $4)
+"""
+INSERT_SQL = """
+INSERT INTO credential (id, kind, endpoint, secret, roles, profile, created_at, expires_at, disabled_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, NULL)
+"""
+# The condition on kind: ids of different kinds share one column, and a new SCEP challenge must never overwrite a key.
+REPLACE_SQL = """
+INSERT INTO credential (id, kind, endpoint, secret, roles, profile, created_at, expires_at, disabled_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, NULL, NULL)
+ON CONFLICT (id) DO UPDATE SET secret = excluded.secret, roles = excluded.roles, profile = excluded.profile,
+    created_at = excluded.created_at, expires_at = NULL, disabled_at = NULL
+WHERE credential.kind = excluded.kind
+"""
+DISABLE_SQL = "UPDATE credential SET disabled_at = $3 WHERE kind = $1 AND id = $2 AND disabled_at IS NULL"
+LIST_SQL = """
+SELECT id, kind, endpoint, roles, profile, created_at, expires_at, disabled_at FROM credential WHERE kind = $1 ORDER BY id
+"""
+
+_API_KEY = re.compile(r"cw_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
+_GENERATED = re.compile(r"cws_[A-Za-z0-9_-]{43}")  # made by `generate_secret`
+_NAME = re.compile(r"[^\x00-\x1f\x7f:\ud800-\udfff]{1,128}")  # RFC 7617 §2: no control characters, no colon
+_ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PASSWORD = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,1024}")
+
+_N, _R, _P = 2**14, 8, 1  # 16 MiB and some 40 ms a check
+_SALT = 16  # octets
+_SCRYPT_AT_A_TIME = 2  # 32 MiB at most, and the event loop keeps a core
+_CACHED = 1024
+_NO_HASH = "sha256:" + "0" * 64
+_NO_SCRYPT = f"scrypt:{_N}:{_R}:{_P}:{'00' * _SALT}:{'00' * 32}"
 
 
 class CredentialKind(enum.Enum):
@@ -26,19 +79,222 @@ class Credential:
     profile: str  # the default one, "" for the endpoint's
 
 
+@dataclass(frozen=True, slots=True)
+class CredentialState:
+    """A credential as an operator sees it in a list."""
+
+    credential: Credential
+    created_at: Micros
+    expires_at: Micros | None
+    disabled_at: Micros | None
+
+
+# Said for every way to be wrong, so that the answer tells nothing about what exists.
+_REFUSALS = {
+    CredentialKind.API_KEY: "this API key is not valid here: it is unknown, expired or disabled; ask an operator for another",
+    CredentialKind.EST_USER: "user name and password are not valid at this EST endpoint; ask an operator to set them",
+    CredentialKind.SCEP_CHALLENGE: "the challenge password is not valid at this SCEP endpoint; ask an operator to set it",
+}
+
+
+def generate_secret(*, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> str:
+    """A password or challenge of 256 random bits, recognisable as ours and therefore cheap to check."""
+    return f"cws_{_token(random_bytes)}"
+
+
+def _token(random_bytes: Callable[[int], bytes]) -> str:
+    return urlsafe_b64encode(random_bytes(32)).rstrip(b"=").decode("ascii")
+
+
+@dataclass(slots=True)
+class _Successes:
+    """Password checks that succeeded lately, each under an HMAC over the stored text and what was presented."""
+
+    key: bytes = field(repr=False)
+    _seen: OrderedDict[bytes, None] = field(default_factory=OrderedDict, repr=False)
+
+    def _entry(self, stored: str, presented: str) -> bytes:
+        message = stored.encode() + b"\0" + _octets(presented)  # a stored text holds no zero octet
+        return hmac.digest(self.key, message, "sha256")
+
+    def has(self, stored: str, presented: str) -> bool:
+        entry = self._entry(stored, presented)
+        if entry not in self._seen:
+            return False
+        self._seen.move_to_end(entry)
+        return True
+
+    def add(self, stored: str, presented: str) -> None:
+        self._seen[self._entry(stored, presented)] = None
+        if len(self._seen) > _CACHED:
+            self._seen.popitem(last=False)
+
+
 class Credentials:
-    def __init__(self, *, database: Database, clock: Clock) -> None:
+    """`random_bytes` gives keys, salts and this process's cache key; tests may give their own."""
+
+    def __init__(self, *, database: Database, clock: Clock, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> None:
         self._database = database
         self._clock = clock
+        self._random_bytes = random_bytes
+        self._successes = _Successes(random_bytes(32))
+        self._scrypt_slots = asyncio.Semaphore(_SCRYPT_AT_A_TIME)
+
+    # ------------------------------------------------------------------ checks
 
     async def check_api_key(self, presented: str) -> Credential:
         """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong."""
-        raise NotImplementedError
+        match = _API_KEY.fullmatch(presented)
+        if match is None:
+            raise _refusal(CredentialKind.API_KEY)
+        return await self._check(CredentialKind.API_KEY, endpoint="", id_=match[1], presented=presented)
 
     async def check_est_user(self, *, endpoint: str, user: str, password: str) -> Credential:
         """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong."""
-        raise NotImplementedError
+        name = _prepared(user)
+        known_form = _NAME.fullmatch(name) is not None and _ENDPOINT.fullmatch(endpoint) is not None
+        id_ = f"{endpoint}/{name}" if known_form else None
+        return await self._check(CredentialKind.EST_USER, endpoint=endpoint, id_=id_, presented=_prepared(password))
 
     async def check_scep_challenge(self, *, endpoint: str, challenge: str) -> Credential:
         """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong."""
-        raise NotImplementedError
+        id_ = endpoint if _ENDPOINT.fullmatch(endpoint) else None
+        return await self._check(CredentialKind.SCEP_CHALLENGE, endpoint=endpoint, id_=id_, presented=_prepared(challenge))
+
+    async def _check(self, kind: CredentialKind, *, endpoint: str, id_: str | None, presented: str) -> Credential:
+        row: Row | None = None
+        if id_ is not None:
+            row = await self._database.fetch_one(CHECK_SQL, kind.value, id_, endpoint, self._clock.micros())
+        stored = None if row is None else str(row["secret"])
+        if not await self._matches(stored, presented) or row is None:
+            raise _refusal(kind)
+        return _credential(row)
+
+    async def _matches(self, stored: str | None, presented: str) -> bool:
+        if _is_generated(presented):
+            return _matches_sha256(stored or _NO_HASH, presented)
+        if stored is not None and self._successes.has(stored, presented):
+            return True
+        async with self._scrypt_slots:
+            same = await asyncio.to_thread(_matches_scrypt, stored or _NO_SCRYPT, presented)
+        if same and stored is not None:
+            self._successes.add(stored, presented)
+        return same
+
+    # ------------------------------------------------------------------ administration
+
+    async def create_api_key(self, *, roles: Collection[str], profile: str, expires_at: Micros | None) -> str:
+        """The key, for its owner to keep: only its hash stays here. `profile` is used where a request names none."""
+        key_id = self._random_bytes(8).hex()
+        key = f"cw_{key_id}_{_token(self._random_bytes)}"
+        row = (key_id, CredentialKind.API_KEY.value, "", _sha256(key), _json(roles), profile, self._clock.micros(), expires_at)
+        await self._database.write(Step(INSERT_SQL, row))
+        return key
+
+    async def set_est_user(self, *, endpoint: str, user: str, password: str, roles: Collection[str], profile: str) -> None:
+        """Make a user of one endpoint, or replace password, roles and profile of one; a disabled one is enabled again.
+
+        Raises Rejection(MALFORMED) for a name or password that HTTP Basic cannot carry (RFC 7617 §2).
+        """
+        name = _prepared(user)
+        if not _NAME.fullmatch(name):
+            raise Rejection(Reason.MALFORMED, "a user name has 1 to 128 characters, without colons and control characters")
+        _check_endpoint(endpoint)
+        await self._replace(
+            CredentialKind.EST_USER, f"{endpoint}/{name}", endpoint=endpoint, secret=password, roles=roles, profile=profile
+        )
+
+    async def set_scep_challenge(self, *, endpoint: str, challenge: str, roles: Collection[str], profile: str) -> None:
+        """Set the one challenge password of an endpoint; the one before it ends. Raises Rejection(MALFORMED)."""
+        _check_endpoint(endpoint)
+        await self._replace(
+            CredentialKind.SCEP_CHALLENGE, endpoint, endpoint=endpoint, secret=challenge, roles=roles, profile=profile
+        )
+
+    async def _replace(
+        self, kind: CredentialKind, id_: str, *, endpoint: str, secret: str, roles: Collection[str], profile: str
+    ) -> None:
+        stored = await self._stored(_prepared(secret))
+        row = (id_, kind.value, endpoint, stored, _json(roles), profile, self._clock.micros())
+        try:
+            await self._database.write(Step(REPLACE_SQL, row))
+        except Conflict as error:
+            raise Rejection(Reason.CONFLICT, f"{id_} is the id of another kind of credential; choose another name") from error
+
+    async def _stored(self, secret: str) -> str:
+        if not _PASSWORD.fullmatch(secret):
+            raise Rejection(Reason.MALFORMED, "a password has 1 to 1024 characters, without control characters")
+        if _is_generated(secret):
+            return _sha256(secret)
+        salt = self._random_bytes(_SALT)
+        async with self._scrypt_slots:
+            digest = await asyncio.to_thread(_scrypt, secret, salt, _N, _R, _P)
+        return f"scrypt:{_N}:{_R}:{_P}:{salt.hex()}:{digest.hex()}"
+
+    async def disable(self, kind: CredentialKind, id: str) -> None:  # noqa: A002  # the column's name, as in `Credential.id`
+        """From now on it opens nothing. Raises Rejection(NOT_FOUND) when there is none that is enabled."""
+        try:
+            await self._database.write(Step(DISABLE_SQL, (kind.value, id, self._clock.micros())))
+        except Conflict as error:
+            raise Rejection(Reason.NOT_FOUND, f"there is no enabled {kind.value} with this id; list them first") from error
+
+    async def list(self, kind: CredentialKind) -> Sequence[CredentialState]:
+        """All of one kind by id, the disabled and expired ones too."""
+        rows = await self._database.fetch(LIST_SQL, kind.value)
+        return [CredentialState(_credential(row), row["created_at"], row["expires_at"], row["disabled_at"]) for row in rows]
+
+
+def _refusal(kind: CredentialKind) -> Rejection:
+    return Rejection(Reason.UNAUTHENTICATED, _REFUSALS[kind])
+
+
+def _check_endpoint(endpoint: str) -> None:
+    if not _ENDPOINT.fullmatch(endpoint):
+        raise Rejection(Reason.MALFORMED, "an endpoint's name has letters, digits, '.', '_' and '-', 64 at most")
+
+
+def _credential(row: Row) -> Credential:
+    return Credential(
+        id=row["id"],
+        kind=CredentialKind(row["kind"]),
+        endpoint=row["endpoint"],
+        roles=frozenset(json.loads(row["roles"])),
+        profile=row["profile"],
+    )
+
+
+def _json(roles: Collection[str]) -> str:
+    return json.dumps(sorted(set(roles)))
+
+
+def _prepared(text: str) -> str:
+    """One spelling for what looks the same on different keyboards (RFC 8265 §3.4.2 and §4.2.2: NFC)."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _octets(presented: str) -> bytes:
+    return presented.encode("utf-8", "surrogatepass")  # total: what no stored secret can be is simply not equal
+
+
+def _is_generated(presented: str) -> bool:
+    return _API_KEY.fullmatch(presented) is not None or _GENERATED.fullmatch(presented) is not None
+
+
+def _sha256(secret: str) -> str:
+    return f"sha256:{hashlib.sha256(_octets(secret)).hexdigest()}"
+
+
+def _matches_sha256(stored: str, presented: str) -> bool:
+    return hmac.compare_digest(stored.encode(), _sha256(presented).encode())
+
+
+def _scrypt(secret: str, salt: bytes, n: int, r: int, p: int) -> bytes:
+    return hashlib.scrypt(_octets(secret), salt=salt, n=n, r=r, p=p, maxmem=256 * r * n, dklen=32)
+
+
+def _matches_scrypt(stored: str, presented: str) -> bool:
+    # A row of sha256 costs the same and fails: what is not of our shape is not one of our secrets.
+    text = stored if stored.startswith("scrypt:") else _NO_SCRYPT
+    _, n, r, p, salt, digest = text.split(":")
+    computed = _scrypt(presented, bytes.fromhex(salt), int(n), int(r), int(p))
+    return hmac.compare_digest(computed, bytes.fromhex(digest))
