@@ -1,0 +1,80 @@
+"""What EST puts on the wire: base64 in both directions (RFC 7030 §4, RFC 8951 §3). Pure.
+
+Request bodies are read as clients send them (wrapped or not, armoured, or plain DER); the Content-Transfer-Encoding header of
+a request is ignored, as RFC 8951 §3.1 demands.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+
+from est.endpoint import Base64Wrap
+from est.errors import HttpRefusal
+from pki.reasons import Reason, Rejection
+
+MAX_BODY = 256 * 1024  # octets
+
+# "" is a request without the header; curl writes the form type where its user gives none.
+_CSR_TYPES = frozenset(
+    {
+        "",
+        "application/pkcs10",
+        "application/x-pkcs10",
+        "application/octet-stream",
+        "application/x-pem-file",
+        "application/x-www-form-urlencoded",
+        "text/plain",
+    }
+)
+_DER_SEQUENCE = b"\x30"  # no base64 of a SEQUENCE and no armour begins with this octet
+_ARMOUR = b"-----BEGIN "
+
+
+def check_csr_type(content_type: str) -> None:
+    """Raises HttpRefusal(415) for what cannot be a certification request."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type not in _CSR_TYPES:
+        raise HttpRefusal(415, "send the certification request as Content-Type: application/pkcs10\n")
+
+
+def read_csr(body: bytes) -> bytes:
+    """A request body to what `pki.csr.parse_csr` takes: DER, or PEM from its armour on. Raises Rejection(MALFORMED)."""
+    if body.startswith(_DER_SEQUENCE):
+        return body
+    if (armour := body.find(_ARMOUR)) >= 0:
+        return body[armour:]
+    compact = b"".join(body.split())
+    if not compact:
+        raise Rejection(Reason.MALFORMED, "the request has no body; send a certification request (PKCS#10) in base64")
+    try:
+        return base64.b64decode(compact, validate=True)
+    except binascii.Error as error:
+        raise Rejection(
+            Reason.MALFORMED, "the body is not base64; send the DER of a certification request (PKCS#10) in base64"
+        ) from error
+
+
+def certs_only(certificates: Sequence[bytes]) -> bytes:
+    """DER certificates in a CMS certs-only message (RFC 7030 §4.1.3, RFC 5272 §4.1), DER."""
+    return pkcs7.serialize_certificates([x509.load_der_x509_certificate(der) for der in certificates], Encoding.DER)
+
+
+def wraps(setting: Base64Wrap, *, user_agent: str | None) -> bool:
+    """Line breaks: libest and `openssl base64 -d` need them; strongSwan before 5.9.11 fails on them and sends no User-Agent."""
+    match setting:
+        case Base64Wrap.AUTO:
+            return user_agent is not None
+        case Base64Wrap.WRAPPED:
+            return True
+        case Base64Wrap.UNWRAPPED:
+            return False
+
+
+def encode(der: bytes, *, wrapped: bool) -> bytes:
+    """Base64 for a response body: lines of 76 characters, or one run without any line break."""
+    return base64.encodebytes(der) if wrapped else base64.b64encode(der)
