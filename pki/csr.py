@@ -250,7 +250,7 @@ def _pss_digest(parameters: list[der.Element]) -> str:
 
 
 def _attributes(content: bytes) -> Iterator[tuple[str, der.Element]]:
-    """type -> its SET of values. A repeated attribute is refused: two readers could take two different ones."""
+    """Type -> its SET of values. A repeated attribute is refused: two readers could take two different ones."""
     seen: set[str] = set()
     for attribute in der.children(content):
         kind, values = der.take(der.expect(attribute, der.SEQUENCE).content, der.OBJECT_IDENTIFIER, der.SET)

@@ -10,17 +10,10 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from types import MappingProxyType
 
+from pki.plan import KeyUsageBit
 from pki.reasons import Reason, Rejection
 
-
-class KeyUsageBit(enum.Enum):
-    """The key-usage bits that a leaf may carry (RFC 5280 §4.2.1.3)."""
-
-    DIGITAL_SIGNATURE = "digital_signature"
-    CONTENT_COMMITMENT = "content_commitment"
-    KEY_ENCIPHERMENT = "key_encipherment"
-    DATA_ENCIPHERMENT = "data_encipherment"
-    KEY_AGREEMENT = "key_agreement"
+__all__ = ["CommonName", "KeyUsageBit", "LintMode", "Profile", "Profiles", "canonical_profile_name"]
 
 
 class CommonName(enum.Enum):

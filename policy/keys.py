@@ -1,0 +1,115 @@
+"""Which public keys may go into a certificate or be an account's (BR 6.1.1.3, 6.1.5, 6.1.6)."""
+
+from __future__ import annotations
+
+import math
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from pki.certificate import PublicKey
+from pki.plan import KeyUsageBit
+from pki.reasons import Reason, Rejection
+
+MIN_RSA_BITS = 2048
+MAX_RSA_BITS = 8192
+MIN_EXPONENT = 65537
+CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
+FERMAT_ROUNDS = 110  # BR 6.1.1.3 asks for 100
+
+# What a key of each kind can be used for (RFC 8813 §3 for EC, RFC 8410 §5 for Ed25519; BR 7.1.2.7.11: EC keys
+# never encipher keys). Profiles name what they want; a certificate says what its key can do of that.
+_RSA_USAGE = frozenset(
+    {
+        KeyUsageBit.DIGITAL_SIGNATURE,
+        KeyUsageBit.CONTENT_COMMITMENT,
+        KeyUsageBit.KEY_ENCIPHERMENT,
+        KeyUsageBit.DATA_ENCIPHERMENT,
+    }
+)
+_SIGNING_USAGE = frozenset({KeyUsageBit.DIGITAL_SIGNATURE, KeyUsageBit.CONTENT_COMMITMENT})
+
+_SMALL_PRIMES = [n for n in range(3, 752, 2) if all(n % d for d in range(3, math.isqrt(n) + 1, 2))]
+_SMALL_PRODUCT = math.prod(_SMALL_PRIMES)
+
+# ROCA (CVE-2017-15361): Infineon's primes are powers of 65537 modulo each of these; so are the moduli.
+_ROCA_PRIMES = [p for p in _SMALL_PRIMES if p <= 167]
+
+
+def _powers(generator: int, modulus: int) -> frozenset[int]:
+    found, value = set(), 1
+    while value not in found:
+        found.add(value)
+        value = value * generator % modulus
+    return frozenset(found)
+
+
+_ROCA_RESIDUES = [(p, _powers(65537, p)) for p in _ROCA_PRIMES]
+
+
+def _refuse(why: str) -> Rejection:
+    return Rejection(Reason.BAD_PUBLIC_KEY, f"this public key is refused: {why}")
+
+
+def check_public_key(key: PublicKey) -> None:
+    """Raises Rejection(BAD_PUBLIC_KEY) with the rule that the key breaks."""
+    match key:
+        case rsa.RSAPublicKey():
+            _check_rsa(key)
+        case ec.EllipticCurvePublicKey():
+            # Points are checked to be on their curve when they are loaded.
+            if key.curve.name not in CURVES:
+                raise _refuse(f"curve {key.curve.name} is not one of P-256, P-384, P-521")
+        case ed25519.Ed25519PublicKey():
+            pass
+        case _:
+            raise _refuse("its kind is not served")
+
+
+def _check_rsa(key: rsa.RSAPublicKey) -> None:
+    bits = key.key_size
+    if bits < MIN_RSA_BITS:
+        raise _refuse(f"RSA with {bits} bits is too short; use {MIN_RSA_BITS} or more")
+    if bits > MAX_RSA_BITS or bits % 8:
+        raise _refuse(f"RSA with {bits} bits: use a multiple of 8 up to {MAX_RSA_BITS}")
+    numbers = key.public_numbers()
+    if numbers.e < MIN_EXPONENT or numbers.e % 2 == 0 or numbers.e.bit_length() > 256:
+        raise _refuse("its RSA exponent is not an odd number of at least 65537")
+    if numbers.n % 2 == 0 or math.gcd(numbers.n, _SMALL_PRODUCT) != 1:
+        raise _refuse("its RSA modulus has a small factor")
+    if all(numbers.n % p in residues for p, residues in _ROCA_RESIDUES):
+        raise _refuse("its RSA modulus was made by a broken generator (ROCA, CVE-2017-15361)")
+    if _fermat(numbers.n):
+        raise _refuse("its RSA primes are close together (Fermat factorisation succeeds)")
+
+
+def _fermat(n: int) -> bool:
+    a = math.isqrt(n)
+    if a * a < n:
+        a += 1
+    rest = a * a - n
+    for _ in range(FERMAT_ROUNDS):
+        if math.isqrt(rest) ** 2 == rest:
+            return True
+        rest += 2 * a + 1
+        a += 1
+    return False
+
+
+def kind(key: PublicKey) -> str:
+    """`rsa`, `ec` or `ed25519`: for shapes and for the audit."""
+    match key:
+        case rsa.RSAPublicKey():
+            return "rsa"
+        case ec.EllipticCurvePublicKey():
+            return "ec"
+        case _:
+            return "ed25519"
+
+
+def usage(key: PublicKey, wanted: frozenset[KeyUsageBit]) -> frozenset[KeyUsageBit]:
+    """The wanted bits that a key of this kind can have. Raises Rejection(BAD_PUBLIC_KEY) where that is none."""
+    possible = wanted & (_RSA_USAGE if isinstance(key, rsa.RSAPublicKey) else _SIGNING_USAGE)
+    if not possible:
+        names = ", ".join(sorted(bit.value for bit in wanted))
+        raise _refuse(f"an {kind(key)} key can do nothing of what the profile wants ({names})")
+    return possible
