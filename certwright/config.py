@@ -1,0 +1,467 @@
+"""certwright.yaml -> `Config`: everything that the server is told, checked before anything starts.
+
+Law of this file: a text gives a Config or a ConfigError with every problem and its line, and nothing else. Nothing below this floor
+knows YAML; nothing above asks the file again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import ValidationError
+
+from certwright import config_schema
+from certwright.config_profiles import build_profile
+from certwright.yaml_positions import ConfigError, Document, Place, Problem, read_document
+from policy.names import parse_pattern
+from policy.profiles import Profile, Profiles, canonical_profile_name
+from policy.rules import Policy
+from signer.api import Envelope, KeyConfig, KeyUse, Pkcs11Key, SoftwareKey
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    https: Address | None
+    mtls: Address | None
+    http: Address | None
+    metrics: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """One CA key, its certificate and what leads from it to the root (which comes last)."""
+
+    name: str
+    certificate: bytes = field(repr=False)  # DER
+    chain: tuple[bytes, ...] = field(repr=False)  # DER, next issuer first
+    crl_refresh: timedelta
+    crl_lifetime: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationAuthority:
+    name: str
+    key: str  # KeyConfig.name
+    certificate: bytes = field(repr=False)  # DER
+
+
+@dataclass(frozen=True, slots=True)
+class AcmeSettings:
+    name: str
+    profiles: tuple[str, ...]
+    challenges: tuple[str, ...]
+    external_account: str
+    caa: bool
+    roles: frozenset[str]
+    terms_of_service: str | None
+    website: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EstSettings:
+    name: str
+    profile: str
+    authenticate: frozenset[str]
+    realm: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScepSettings:
+    name: str
+    profile: str
+    registration_authority: str
+    challenge: frozenset[str]
+    legacy: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    resolver: tuple[Address, ...]  # empty: the system's
+    http01_port: int
+    tlsalpn01_port: int
+    allow_networks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One valid configuration. Paths are absolute."""
+
+    file: Path
+    base_url: str
+    http_url: str
+    data_dir: Path
+    database: str = field(repr=False)  # may hold a password
+    workers: int
+    listen: Listen
+    tls_certificate: Path
+    tls_key: Path
+    signer_socket: Path | None  # of a signer that somebody else started
+    keys: tuple[KeyConfig, ...]
+    issuers: Mapping[str, Issuer]
+    registration_authorities: Mapping[str, RegistrationAuthority]
+    profiles: Profiles
+    policies: tuple[Policy, ...]
+    acme: Mapping[str, AcmeSettings]
+    est: Mapping[str, EstSettings]
+    scep: Mapping[str, ScepSettings]
+    validation: Validation
+
+    @property
+    def database_is_embedded(self) -> bool:
+        return self.database.startswith("sqlite:")
+
+
+def load(file: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read and check the file and everything that it names. Raises ConfigError."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([Problem(file, 1, 1, f"cannot read it: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem(file, 1, 1, "it is not UTF-8 text")]) from error
+    return parse(file, text, environment)
+
+
+def parse(file: Path, text: str, environment: Mapping[str, str] = os.environ) -> Config:
+    """`file` gives relative paths their place and problems their name. Raises ConfigError."""
+    document = read_document(file, text, environment)
+    if not isinstance(document.value, dict):
+        document.note((), "a configuration is a mapping that begins with base_url, data_dir, issuers ...")
+        document.check()
+    try:
+        root = config_schema.Root.model_validate(document.value)
+    except ValidationError as error:
+        for one in error.errors(include_url=False, include_context=False):
+            _note_invalid(document, one["loc"], one["type"], one["msg"], one["input"])
+        document.check()
+        raise ConfigError([Problem(file, 1, 1, "the configuration is not valid")]) from error  # not reached
+    config = _Builder(document, root).build()
+    document.check()
+    return config
+
+
+def _note_invalid(document: Document, place: Place, kind: str, message: str, value: object) -> None:
+    """Pydantic's findings in our words: at the key, with what was meant. Values are shown only where no secret can be."""
+    match kind:
+        case "extra_forbidden":
+            known = config_schema.find_fields(place[:-1])
+            document.note(place, f"unknown key {str(place[-1])!r}{did_you_mean(str(place[-1]), known)}", at_key=True)
+        case "missing":
+            document.note(place[:-1], f"{place[-1]!r} is missing here", at_key=True)
+        case "literal_error":
+            words = message.removeprefix("Input should be ").replace("'", "").replace(" or ", ", ").split(", ")
+            document.note(place, f"one of: {', '.join(words)}{did_you_mean(str(value), words)}")
+        case _:
+            said = message.removeprefix("Value error, ").replace("Input should be", "this must be")
+            document.note(tuple(step for step in place if step != "[key]"), said.replace("a valid string", "text"))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    choices = sorted(set(known))
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    return f" (there is: {', '.join(choices)})" if 0 < len(choices) <= 30 else ""
+
+
+class _Builder:
+    """One pass over a well-shaped document: reads the files that it names, and checks what must fit together."""
+
+    def __init__(self, document: Document, root: config_schema.Root) -> None:
+        self._document = document
+        self._root = root
+        self._directory = document.file.absolute().parent
+
+    def build(self) -> Config:
+        root = self._root
+        issuers = {name: self._issuer(name, given) for name, given in root.issuers.items()}
+        profiles = self._profiles()
+        policies = tuple(self._policy(name, given, profiles) for name, given in root.policies.items())
+        authorities = {name: self._authority(name, given) for name, given in root.registration_authorities.items()}
+        database = self._database()
+        return Config(
+            file=self._document.file,
+            base_url=root.base_url,
+            http_url=root.http_url or self._default_http_url(),
+            data_dir=self._path(root.data_dir),
+            database=database,
+            workers=self._workers(database),
+            listen=Listen(root.listen.https, root.listen.mtls, root.listen.http, root.listen.metrics),
+            tls_certificate=self._readable(("tls", "certificate"), root.tls.certificate),
+            tls_key=self._secret(("tls", "key_file"), root.tls.key_file),
+            signer_socket=self._path(root.signer.socket) if root.signer.socket else None,
+            keys=self._keys(issuers, profiles),
+            issuers=issuers,
+            registration_authorities=authorities,
+            profiles=Profiles(profiles),
+            policies=policies,
+            acme={name: self._acme(name, given, profiles) for name, given in root.endpoints.acme.items()},
+            est={name: self._est(name, given, profiles) for name, given in root.endpoints.est.items()},
+            scep={name: self._scep(name, given, profiles) for name, given in root.endpoints.scep.items()},
+            validation=Validation(
+                () if isinstance(root.validation.resolver, str) else tuple(root.validation.resolver),
+                root.validation.http01_port,
+                root.validation.tlsalpn01_port,
+                tuple(root.validation.allow_networks),
+            ),
+        )
+
+    # ---- files
+
+    def _path(self, text: str) -> Path:
+        return self._directory / text
+
+    def _readable(self, place: Place, text: str) -> Path:
+        path = self._path(text)
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                self._document.note(place, f"{path} is not a file")
+        except (OSError, ValueError):
+            self._document.note(place, f"there is no file {path}")
+        return path
+
+    def _secret(self, place: Place, text: str) -> Path:
+        before = len(self._document.problems)
+        path = self._readable(place, text)
+        if len(self._document.problems) == before and path.stat().st_mode & 0o007:
+            self._document.note(place, f"anybody on this machine can read {path}; do: chmod o= {path}")
+        return path
+
+    def _certificates(self, place: Place, text: str) -> list[x509.Certificate]:
+        before = len(self._document.problems)
+        path = self._readable(place, text)
+        if len(self._document.problems) > before:
+            return []
+        try:
+            return x509.load_pem_x509_certificates(path.read_bytes())
+        except (ValueError, OSError):
+            self._document.note(place, f"{path} holds no certificate in PEM")
+            return []
+
+    # ---- issuers and keys
+
+    def _issuer(self, name: str, given: config_schema.Issuer) -> Issuer:
+        place = ("issuers", name)
+        own = self._certificates((*place, "certificate"), given.certificate)
+        chain = [
+            certificate
+            for index, file in enumerate(given.chain)
+            for certificate in self._certificates((*place, "chain", index), file)
+        ]
+        if own:
+            self._check_ca((*place, "certificate"), own[0])
+        for below, above in zip([*own[:1], *chain], chain, strict=False):
+            try:
+                below.verify_directly_issued_by(above)
+            except (ValueError, TypeError, InvalidSignature):
+                said = f"{above.subject.rfc4514_string()!r} did not issue {below.subject.rfc4514_string()!r}; list the next issuer first"
+                self._document.note((*place, "chain"), said)
+        if given.crl.refresh <= timedelta(0) or given.crl.refresh >= given.crl.lifetime:
+            self._document.note(
+                (*place, "crl"), "refresh must be shorter than lifetime, or the CRL expires before the next one"
+            )
+        if given.crl.lifetime > timedelta(days=10):
+            self._document.note((*place, "crl", "lifetime"), "at most 10d (BR 7.2)")
+        return Issuer(
+            name,
+            own[0].public_bytes(Encoding.DER) if own else b"",
+            tuple(certificate.public_bytes(Encoding.DER) for certificate in chain),
+            given.crl.refresh,
+            given.crl.lifetime,
+        )
+
+    def _check_ca(self, place: Place, certificate: x509.Certificate) -> None:
+        try:
+            constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+            usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+            certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+            self._document.note(place, "a CA certificate has basic constraints, key usage and a subject key identifier")
+            return
+        if not (constraints.ca and usage.key_cert_sign and usage.crl_sign):
+            self._document.note(place, "this certificate may not issue: it needs CA:TRUE, keyCertSign and cRLSign")
+
+    def _keys(self, issuers: Mapping[str, Issuer], profiles: list[Profile]) -> tuple[KeyConfig, ...]:
+        keys: list[KeyConfig] = []
+        for name, given in self._root.issuers.items():
+            own = [profile for profile in profiles if profile.issuer == name]
+            envelope = Envelope(
+                issuer_certificate=issuers[name].certificate,
+                max_validity=max((profile.max_validity + profile.backdate for profile in own), default=timedelta(0)),
+                extended_key_usages=frozenset(usage for profile in own for usage in profile.extended_key_usage),
+            )
+            source = self._source(("issuers", name, "key"), given.key)
+            keys.append(KeyConfig(name=name, use=KeyUse.ISSUER, source=source, envelope=envelope))
+        for name, authority in self._root.registration_authorities.items():
+            source = self._source(("registration_authorities", name, "key"), authority.key)
+            keys.append(KeyConfig(name=_ra_key(name), use=KeyUse.RA, source=source, envelope=None))
+        return tuple(keys)
+
+    def _source(self, place: Place, key: config_schema.Key) -> SoftwareKey | Pkcs11Key:
+        if (key.software is None) == (key.pkcs11 is None):
+            self._document.note(place, "give one of software and pkcs11")
+        if key.pkcs11 is not None:
+            given = key.pkcs11
+            return Pkcs11Key(
+                module=self._readable((*place, "pkcs11", "module"), given.module),
+                token=given.token,
+                label=given.label,
+                pin_file=self._key_file((*place, "pkcs11", "pin_file"), given.pin_file),
+            )
+        software = key.software or config_schema.SoftwareKey(file="-")
+        return SoftwareKey(
+            file=self._key_file((*place, "software", "file"), software.file),
+            passphrase_file=self._key_file((*place, "software", "passphrase_file"), software.passphrase_file)
+            if software.passphrase_file
+            else None,
+        )
+
+    def _key_file(self, place: Place, text: str) -> Path:
+        """With a signer of its own, the keys are its business and perhaps not for our eyes."""
+        return self._path(text) if self._root.signer.socket else self._secret(place, text)
+
+    def _authority(self, name: str, given: config_schema.RegistrationAuthority) -> RegistrationAuthority:
+        own = self._certificates(("registration_authorities", name, "certificate"), given.certificate)
+        return RegistrationAuthority(name, _ra_key(name), own[0].public_bytes(Encoding.DER) if own else b"")
+
+    # ---- profiles, policies, endpoints
+
+    def _profiles(self) -> list[Profile]:
+        first = next(iter(self._root.issuers))
+        profiles: list[Profile] = []
+        taken: dict[str, str] = {}
+        for section, given in (("profiles", self._root.profiles), ("templates", self._root.templates)):
+            for name, one in given.items():
+                place = (section, name)
+                profile = build_profile(name, one, first_issuer=first, note=partial(self._note_below, place))
+                if one.issuer is not None:
+                    self._known((*place, "issuer"), "issuer", one.issuer, self._root.issuers)
+                for spelling in (profile.name, *profile.aliases):
+                    if spelling in taken:
+                        self._document.note(place, f"{taken[spelling]!r} answers to {spelling!r} too", at_key=True)
+                    taken[spelling] = name
+                profiles.append(profile)
+        self._document.check()  # what refers to them would only repeat the problem
+        return profiles
+
+    def _note_below(self, place: Place, below: Place, message: str) -> None:
+        self._document.note((*place, *below), message)
+
+    def _known(self, place: Place, what: str, name: str, known: Iterable[str]) -> None:
+        if name not in known:
+            self._document.note(place, f"there is no {what} {name!r}{did_you_mean(name, known)}")
+
+    def _profile_name(self, place: Place, name: str, profiles: list[Profile]) -> str:
+        """An alias stands for its profile's own name."""
+        wanted = canonical_profile_name(name)
+        for profile in profiles:
+            if wanted == profile.name or wanted in profile.aliases:
+                return profile.name
+        self._known(place, "profile", wanted, [profile.name for profile in profiles])
+        return wanted
+
+    def _profile_names(self, place: Place, names: list[str], profiles: list[Profile]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self._profile_name((*place, index), name, profiles) for index, name in enumerate(names)))
+
+    def _policy(self, name: str, given: config_schema.Policy, profiles: list[Profile]) -> Policy:
+        place = ("policies", name)
+        for index, pattern in enumerate(given.allowed_sans):
+            try:
+                parse_pattern(pattern)
+            except ValueError as error:
+                self._document.note((*place, "allowed_sans", index), str(error))
+        self._document.check()
+        return Policy(
+            name=name,
+            roles=frozenset(given.roles),
+            allowed_profiles=frozenset(self._profile_names((*place, "allowed_profiles"), given.allowed_profiles, profiles)),
+            allowed_sans=tuple(given.allowed_sans),
+            allowed_common_names=tuple(given.allowed_common_names),
+            max_validity=given.max_validity,
+            require_approval=given.require_approval,
+        )
+
+    def _acme(self, name: str, given: config_schema.AcmeEndpoint, profiles: list[Profile]) -> AcmeSettings:
+        return AcmeSettings(
+            name=name,
+            profiles=self._profile_names(("endpoints", "acme", name, "profiles"), given.profiles, profiles),
+            challenges=tuple(given.challenges),
+            external_account=given.external_account,
+            caa=given.caa,
+            roles=frozenset(given.roles),
+            terms_of_service=given.terms_of_service,
+            website=given.website,
+        )
+
+    def _est(self, name: str, given: config_schema.EstEndpoint, profiles: list[Profile]) -> EstSettings:
+        return EstSettings(
+            name=name,
+            profile=self._profile_name(("endpoints", "est", name, "profile"), given.profile, profiles),
+            authenticate=frozenset(given.authenticate),
+            realm=given.realm,
+        )
+
+    def _scep(self, name: str, given: config_schema.ScepEndpoint, profiles: list[Profile]) -> ScepSettings:
+        place = ("endpoints", "scep", name)
+        authorities = self._root.registration_authorities
+        authority = given.registration_authority
+        if authority is not None:
+            self._known((*place, "registration_authority"), "registration authority", authority, authorities)
+        elif len(authorities) == 1:
+            authority = next(iter(authorities))
+        else:
+            self._document.note(place, "say which registration_authority decrypts for it", at_key=True)
+        return ScepSettings(
+            name=name,
+            profile=self._profile_name((*place, "profile"), given.profile, profiles),
+            registration_authority=authority or "",
+            challenge=frozenset(given.challenge),
+            legacy=frozenset(given.legacy),
+        )
+
+    # ---- the rest
+
+    def _database(self) -> str:
+        url = self._root.database
+        if (url is None) == (self._root.database_file is None):
+            self._document.note((), "give one of database and database_file")
+            return "sqlite:"
+        place: Place = ("database",)
+        if url is None:
+            place = ("database_file",)
+            file = self._secret(place, self._root.database_file or "")
+            self._document.check()
+            url = file.read_text(encoding="utf-8", errors="replace").strip()
+        if url.startswith("sqlite:"):
+            return f"sqlite://{self._path(url.removeprefix('sqlite:').removeprefix('//'))}"
+        if not url.startswith(("postgresql://", "postgres://")):
+            self._document.note(place, "a URL such as sqlite:certwright.db or postgresql://user@host/certwright")
+        return url
+
+    def _workers(self, database: str) -> int:
+        if database.startswith("sqlite:") and self._root.workers > 1:
+            self._document.note(("workers",), "SQLite has one writer, so one worker; for more, let database be a PostgreSQL")
+        return self._root.workers
+
+    def _default_http_url(self) -> str:
+        host = urlsplit(self._root.base_url).hostname or "localhost"
+        port = self._root.listen.http[1] if self._root.listen.http else 80
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}" if port == 80 else f"http://{shown}:{port}"
+
+
+def _ra_key(name: str) -> str:
+    return f"ra/{name}"

@@ -1,0 +1,261 @@
+"""The shape of certwright.yaml: which keys there are and what type each value has. What they mean together: config.py.
+
+Every model is closed and strict: an unknown key is a mistake, `"5"` is not a number. `find_fields` walks the same models so
+that an unknown key can be answered with the one that was meant.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import types
+import typing
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import AfterValidator, AnyHttpUrl, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+
+from policy.profiles import CommonName, KeyUsageBit, LintMode
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
+_HTTP_URL: TypeAdapter[AnyHttpUrl] = TypeAdapter(AnyHttpUrl)
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
+MAX_DURATION = timedelta(days=100 * 366)
+
+
+def parse_duration(value: object) -> timedelta:
+    """`47d`, `24h`, `15m`, `30s`, `2w`: a whole number and one unit."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a duration is a number and a unit, such as 90d, 24h, 15m or 30s")
+    seconds = int(match[1]) * _UNITS[match[2]]
+    if seconds > MAX_DURATION.total_seconds():
+        raise ValueError("that is more than a hundred years")
+    return timedelta(seconds=seconds)
+
+
+def _url(value: str) -> str:
+    if not value.isascii() or value.endswith("/"):
+        raise ValueError("a URL in ASCII without a slash at its end, such as https://ca.example.com:8443")
+    url = _HTTP_URL.validate_python(value)
+    if url.query or url.fragment or url.username or url.password or url.path not in {None, "/"}:
+        raise ValueError("only scheme, host and port, such as https://ca.example.com:8443")
+    return value
+
+
+def _address(value: object) -> tuple[str, int]:
+    match = _HOST_PORT.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise ValueError('an address and a port, such as "0.0.0.0:8443" or "[::1]:8443"')
+    return match[1].strip("[]"), int(match[2])
+
+
+def _network(value: str) -> str:
+    ipaddress.ip_network(value)
+    return value
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError("a name holds letters, digits, hyphens and underscores (at most 64); it becomes part of URLs")
+    return value
+
+
+def _key_usage(value: object) -> object:
+    """`digitalSignature` is what certificate viewers print, `digital_signature` what we write."""
+    return re.sub(r"(?<=[a-z])([A-Z])", r"_\1", value).lower().replace("-", "_") if isinstance(value, str) else value
+
+
+def _one_enum(kind: type[CommonName | KeyUsageBit | LintMode]) -> BeforeValidator:
+    def read(value: object) -> object:
+        words = [member.value for member in kind]
+        if value not in words:
+            raise ValueError(f"one of: {', '.join(words)}")
+        return kind(value)
+
+    return BeforeValidator(read)
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Url = Annotated[str, AfterValidator(_url)]
+Address = Annotated[tuple[str, int], BeforeValidator(_address)]
+Network = Annotated[str, AfterValidator(_network)]
+Name = Annotated[str, AfterValidator(_name)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Listen(Closed):
+    """null turns a listener off."""
+
+    https: Address | None = ("0.0.0.0", 8443)
+    mtls: Address | None = ("0.0.0.0", 9443)
+    http: Address | None = ("0.0.0.0", 8080)
+    metrics: Address | None = ("127.0.0.1", 9464)
+
+
+class Tls(Closed):
+    """The server's own certificate: PEM, leaf first."""
+
+    certificate: Text
+    key_file: Text
+
+
+class SoftwareKey(Closed):
+    file: Text
+    passphrase_file: Text | None = None
+
+
+class Pkcs11Key(Closed):
+    module: Text
+    token: Text
+    label: Text
+    pin_file: Text
+
+
+class Key(Closed):
+    software: SoftwareKey | None = None
+    pkcs11: Pkcs11Key | None = None
+
+
+class Crl(Closed):
+    refresh: Duration = timedelta(hours=24)
+    lifetime: Duration = timedelta(days=4)
+
+
+class Issuer(Closed):
+    certificate: Text
+    chain: list[Text] = []
+    key: Key
+    crl: Crl = Crl()
+
+
+class RegistrationAuthority(Closed):
+    certificate: Text
+    key: Key
+
+
+class Profile(Closed):
+    """Also a `template`: every key that one of the two spellings knows."""
+
+    issuer: Text | None = None
+    validity: Duration | None = None
+    validity_days: Annotated[int, Field(ge=1, le=36500)] | None = None
+    max_validity: Duration | None = None
+    backdate: Duration | None = None
+    key_usage: list[Annotated[KeyUsageBit, _one_enum(KeyUsageBit), BeforeValidator(_key_usage)]] | None = None
+    extended_key_usage: list[Text] | None = None
+    common_name: Annotated[CommonName, _one_enum(CommonName)] | None = None
+    subject: dict[str, Text] | None = None
+    subject_pattern: dict[str, Text] | None = None
+    must_staple: bool | None = None
+    allow_wildcard: bool | None = None
+    require_san: bool | None = None
+    evidence_max_age: Duration | None = None
+    caa: bool | None = None
+    lint: Annotated[LintMode, _one_enum(LintMode)] | None = None
+    aliases: list[Name] | None = None
+
+
+class Policy(Closed):
+    roles: list[Text]
+    allowed_profiles: list[Text]
+    allowed_sans: list[Text] = []
+    allowed_common_names: list[Text] = []
+    max_validity: Duration | None = None
+    require_approval: bool = False
+
+
+class AcmeEndpoint(Closed):
+    profiles: Annotated[list[Text], Field(min_length=1)]
+    challenges: Annotated[list[Literal["http-01", "dns-01", "tls-alpn-01"]], Field(min_length=1)] = ["http-01"]
+    external_account: Literal["none", "optional", "required"] = "none"
+    caa: bool = False
+    roles: list[Text] = ["acme"]
+    terms_of_service: Text | None = None
+    website: Text | None = None
+
+
+class EstEndpoint(Closed):
+    profile: Text
+    authenticate: Annotated[list[Literal["basic", "certificate"]], Field(min_length=1)] = ["basic"]
+    realm: Annotated[str, Field(pattern=r"^[ !#-\[\]-~]{1,64}$")] = "estrealm"
+
+
+class ScepEndpoint(Closed):
+    profile: Text
+    registration_authority: Text | None = None
+    challenge: Annotated[list[Literal["static", "one-time"]], Field(min_length=1)] = ["static"]
+    legacy: list[Literal["sha1", "md5", "des-ede3-cbc", "des-cbc"]] = []
+
+
+class Endpoints(Closed):
+    acme: dict[Name, AcmeEndpoint] = {}
+    est: dict[Name, EstEndpoint] = {}
+    scep: dict[Name, ScepEndpoint] = {}
+
+
+class Validation(Closed):
+    resolver: Literal["system"] | list[Address] = "system"
+    http01_port: Port = 80
+    tlsalpn01_port: Port = 443
+    allow_networks: list[Network] = []
+
+
+class SignerProcess(Closed):
+    """`socket`: a signer that somebody else started; without it `serve` starts one."""
+
+    socket: Text | None = None
+
+
+class Root(Closed):
+    base_url: Url
+    http_url: Url | None = None
+    data_dir: Text
+    database: Text | None = None
+    database_file: Text | None = None
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    listen: Listen = Listen()
+    tls: Tls
+    signer: SignerProcess = SignerProcess()
+    issuers: Annotated[dict[Name, Issuer], Field(min_length=1)]
+    registration_authorities: dict[Name, RegistrationAuthority] = {}
+    profiles: dict[Name, Profile] = {}
+    templates: dict[Name, Profile] = {}
+    policies: dict[str, Policy] = {}
+    endpoints: Endpoints = Endpoints()
+    validation: Validation = Validation()
+
+
+def find_fields(place: tuple[str | int, ...]) -> list[str]:
+    """The keys that the mapping at `place` may have; empty when it is free to choose them."""
+    current: Any = Root
+    for step in place:
+        current = _step(current, step)
+    models = _models(current)
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _step(annotation: Any, step: str | int) -> Any:
+    for model in _models(annotation):
+        if isinstance(step, str) and step in model.model_fields:
+            return model.model_fields[step].annotation
+    match typing.get_origin(annotation):
+        case origin if origin in {dict, list}:
+            return typing.get_args(annotation)[-1]
+        case _:
+            return None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in {Union, types.UnionType, Annotated}:
+        return [model for part in typing.get_args(annotation) for model in _models(part)]
+    return []
