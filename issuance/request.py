@@ -139,5 +139,8 @@ class Settler(Protocol):
     def failed(self, origin_id: str, rejection: Rejection, *, now: Micros) -> Sequence[Step]:
         """After `began` was committed: settle it for good. Must not fail when it is settled already (rows=None)."""
 
+    def released(self, origin_id: str, *, now: Micros) -> Sequence[Step]:
+        """After `began` was committed and the signer went away: back to where the client may ask again."""
+
     def not_begun(self) -> Rejection:
         """What to answer when `began` lost its compare-and-set."""

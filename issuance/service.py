@@ -2,43 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from issuance.request import IssuanceRequest, IssuedCertificate, Outcome
-from pki.clock import Micros
-from pki.reasons import RevocationReason
+from issuance import audit
+from issuance.ledger import CertificateRecord, Ledger
+from issuance.pipeline import Pipeline, Rules
+from issuance.request import IssuanceRequest, Issued, IssuedCertificate, Outcome, Pending, Rejected
+from issuance.revocation import revoke_steps
+from pki.certificate import pem
+from pki.clock import Clock, Micros
+from pki.reasons import SUBSCRIBER_REASONS, Reason, Rejection, RevocationReason
 from policy.principal import Principal
+from storage.database import Conflict, Database
+
+__all__ = ["CertificateRecord", "Issuance", "Observer"]
+
+_END_OF_TIME = (Micros(sys.maxsize), "")
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateRecord:
-    """A stored certificate and what became of it."""
+class Observer(Protocol):
+    """Who counts. `result` is issued, pending or the reason's value: bounded, as metric labels must be."""
 
-    certificate: IssuedCertificate
-    principal: str
-    names: tuple[str, ...]
-    revoked_at: Micros | None
-    reason: RevocationReason | None
+    def outcome(self, *, profile: str, channel: str, result: str) -> None: ...
 
 
 class Issuance:
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        rules: Rules,
+        database: Database,
+        clock: Clock,
+        new_id: Callable[[], str],
+        observer: Observer,
+    ) -> None:
+        self._pipeline = pipeline
+        self._rules = rules
+        self._database = database
+        self._ledger = Ledger(database)
+        self._clock = clock
+        self._new_id = new_id
+        self._observer = observer
+
     async def submit(self, request: IssuanceRequest) -> Outcome:
-        raise NotImplementedError
+        """One request through all ten steps. Raises Unavailable; a refusal comes back as `Rejected` and is in the audit."""
+        outcome: Outcome
+        try:
+            outcome = await self._pipeline.issue(request)
+        except Rejection as rejection:
+            await self._record_refusal(request, rejection)
+            outcome = Rejected(rejection)
+        self._observer.outcome(profile=self._known(request.profile), channel=request.channel.value, result=_result(outcome))
+        return outcome
+
+    def _known(self, profile: str) -> str:
+        try:
+            return self._rules.profiles.get(profile).name
+        except Rejection:
+            return "unknown"
+
+    async def _record_refusal(self, request: IssuanceRequest, rejection: Rejection) -> None:
+        await self._database.write(
+            audit.record(
+                audit.Event.ISSUE_REFUSED,
+                record_id=self._new_id(),
+                at=self._clock.micros(),
+                principal=str(request.principal),
+                subject=f"csr:{request.csr.sha256}",
+                detail={
+                    "reason": rejection.reason.value,
+                    "detail": rejection.detail,
+                    "profile": request.profile,
+                    "names": [identifier.tag for identifier in request.identifiers],
+                    "channel": request.channel.value,
+                    "endpoint": request.endpoint,
+                    "source": request.principal.source_address,
+                },
+            )
+        )
 
     async def revoke(self, *, issuer: str, serial: str, reason: RevocationReason, principal: Principal) -> None:
-        """Raises Rejection: NOT_FOUND, ALREADY_REVOKED, BAD_REVOCATION_REASON. Whether `principal` may is the caller's check."""
-        raise NotImplementedError
+        """Durable on return; CRL and OCSP follow within seconds. Whether `principal` may is the caller's check.
+
+        Raises Rejection: NOT_FOUND, ALREADY_REVOKED, BAD_REVOCATION_REASON.
+        """
+        if reason not in SUBSCRIBER_REASONS:
+            raise Rejection(
+                Reason.BAD_REVOCATION_REASON,
+                f"{reason.name.lower()} is not a reason that may be given",
+                suggestions=[f"use one of: {', '.join(str(int(known)) for known in sorted(SUBSCRIBER_REASONS))}"],
+            )
+        record = await self.certificate(serial, issuer=issuer)
+        if record is None:
+            raise Rejection(Reason.NOT_FOUND, "there is no such certificate")
+        now = self._clock.micros()
+        try:
+            await self._database.write(
+                *revoke_steps(record, reason=reason, principal=str(principal), now=now, audit_id=self._new_id())
+            )
+        except Conflict:
+            raise Rejection(Reason.ALREADY_REVOKED, f"certificate {serial} is revoked already") from None
+        self._database.notify("jobs")
 
     async def certificate(self, serial: str, *, issuer: str | None = None) -> CertificateRecord | None:
-        raise NotImplementedError
+        return await self._ledger.by_serial(serial, issuer)
 
     async def certificates(
         self, *, principal: str | None = None, before: tuple[Micros, str] | None = None, limit: int = 100
     ) -> Sequence[CertificateRecord]:
         """Newest first; `before` is (issued_at, serial) of the last one seen."""
-        raise NotImplementedError
+        return await self._ledger.newest(principal=principal, before=before or _END_OF_TIME, limit=limit)
 
     def chain_pem(self, certificate: IssuedCertificate) -> str:
         """Leaf first, then its issuers without the root."""
-        raise NotImplementedError
+        issuer = self._rules.issuers[certificate.issuer]
+        return pem(certificate.der) + issuer.chain_pem
+
+
+def _result(outcome: Outcome) -> str:
+    match outcome:
+        case Issued():
+            return "issued"
+        case Pending():
+            return "pending"
+        case Rejected(rejection):
+            return rejection.reason.value

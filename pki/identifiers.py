@@ -19,7 +19,6 @@ MAX_LABEL = 63
 
 # LDH labels only: no underscore (BR 7.1.4.2.1), no hyphen at either end (RFC 5890 §2.3.1).
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_PRINTABLE = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -141,5 +140,10 @@ def parse_ip(text: str) -> IpAddress:
     return IpAddress(address)
 
 
-def is_printable(text: str) -> bool:
-    return _PRINTABLE.fullmatch(text) is not None
+def is_address(text: str) -> bool:
+    """Does it read as an IP address, and not as a name?"""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

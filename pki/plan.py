@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
-from pki.certificate import PublicKey, SignatureAlgorithm, StaticKey, key_identifier, signature_algorithm, static_key
+from pki.certificate import PublicKey, SignatureAlgorithm, StaticKey, key_identifier, pem, signature_algorithm, static_key
 from pki.identifiers import DnsName, Identifier
 
 
@@ -45,6 +45,7 @@ class Issuer:
     key_identifier: bytes = field(init=False)
     subject_der: bytes = field(init=False)
     static_key: StaticKey = field(init=False, repr=False)
+    chain_pem: str = field(init=False, repr=False)  # the issuer and what is above it, without the root
 
     def __post_init__(self) -> None:
         public_key = self.certificate.public_key()
@@ -52,6 +53,8 @@ class Issuer:
         object.__setattr__(self, "key_identifier", key_identifier(self.certificate))
         object.__setattr__(self, "subject_der", self.certificate.subject.public_bytes())
         object.__setattr__(self, "static_key", static_key(public_key))
+        without_root = [one for one in (self.certificate, *self.chain) if one.subject != one.issuer]
+        object.__setattr__(self, "chain_pem", "".join(pem(one.public_bytes(Encoding.DER)) for one in without_root))
 
     @property
     def der(self) -> bytes:

@@ -12,16 +12,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pki.cms.errors import CmsError, CmsProblem
+from pki.der import OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET, encode
 
 MAX_DEPTH = 32
 MAX_LENGTH = 256 * 1024  # octets
 MAX_ELEMENTS = 4096  # a PKCSReq has about 150; without a bound 256 KiB of NULLs cost 0.2 s
 
 _CONSTRUCTED = 0x20
-_OCTET_STRING = 0x04
-_OBJECT_IDENTIFIER = 0x06
-_SEQUENCE = 0x30
-_SET = 0x31
 _CONTEXT_0 = 0xA0
 _CONTEXT_0_PRIMITIVE = 0x80
 _UNIVERSAL = 0xC0  # mask: both bits clear
@@ -48,16 +45,8 @@ def normalise(data: bytes, *, max_depth: int = MAX_DEPTH, max_length: int = MAX_
     return _encoded(element)
 
 
-def encode_length(length: int) -> bytes:
-    """Definite and minimal (X.690 §10.1)."""
-    if length < 0x80:
-        return bytes((length,))
-    size = (length.bit_length() + 7) // 8
-    return bytes((0x80 | size,)) + length.to_bytes(size, "big")
-
-
 def _encoded(element: _Element) -> bytes:
-    return bytes((element.tag,)) + encode_length(len(element.content)) + element.content
+    return encode(element.tag, element.content)
 
 
 class _Normaliser:
@@ -129,13 +118,13 @@ class _Normaliser:
         return tuple(children)
 
     def _constructed(self, tag: int, start: int, children: tuple[_Element, ...]) -> _Element:
-        if tag == _OCTET_STRING | _CONSTRUCTED:
+        if tag == OCTET_STRING | _CONSTRUCTED:
             if not _all_octet_strings(children):
                 raise self._wrong(start, "an OCTET STRING made of other things")
-            return _Element(_OCTET_STRING, b"".join(child.content for child in children), ())
-        if tag & _UNIVERSAL == 0 and tag not in {_SEQUENCE, _SET}:
+            return _Element(OCTET_STRING, b"".join(child.content for child in children), ())
+        if tag & _UNIVERSAL == 0 and tag not in {SEQUENCE, SET}:
             raise self._wrong(start, f"a constructed form of tag {tag & 0x1F}")
-        if tag == _SEQUENCE:
+        if tag == SEQUENCE:
             children = _merge_encrypted_content(children)
         return _Element(tag, b"".join(map(_encoded, children)), children)
 
@@ -144,7 +133,7 @@ class _Normaliser:
 
 
 def _all_octet_strings(children: tuple[_Element, ...]) -> bool:
-    return all(child.tag == _OCTET_STRING for child in children)
+    return all(child.tag == OCTET_STRING for child in children)
 
 
 def _merge_encrypted_content(children: tuple[_Element, ...]) -> tuple[_Element, ...]:
@@ -153,7 +142,7 @@ def _merge_encrypted_content(children: tuple[_Element, ...]) -> tuple[_Element, 
     The same octets under another parent are an EXPLICIT wrapper around one OCTET STRING (eContent), so it is the OID and
     the AlgorithmIdentifier before it that tell.
     """
-    if [child.tag for child in children] != [_OBJECT_IDENTIFIER, _SEQUENCE, _CONTEXT_0]:
+    if [child.tag for child in children] != [OBJECT_IDENTIFIER, SEQUENCE, _CONTEXT_0]:
         return children
     content = children[2]
     if not _all_octet_strings(content.children):

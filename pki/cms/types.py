@@ -11,19 +11,31 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from pki.cms import der
 from pki.cms.errors import CmsError, CmsProblem
+from pki.cms.fields import (
+    CONTEXT_0,
+    CONTEXT_3,
+    Fields,
+    dotted,
+    elements,
+    integer,
+    oid,
+    only,
+    read_integer,
+    sequence,
+)
+from pki.der import INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, Element
 
-DATA = der.oid("1.2.840.113549.1.7.1")
-SIGNED_DATA = der.oid("1.2.840.113549.1.7.2")
-ENVELOPED_DATA = der.oid("1.2.840.113549.1.7.3")
-CONTENT_TYPE = der.oid("1.2.840.113549.1.9.3")
-MESSAGE_DIGEST = der.oid("1.2.840.113549.1.9.4")
-RSA_ENCRYPTION = der.oid("1.2.840.113549.1.1.1")
-RSAES_OAEP = der.oid("1.2.840.113549.1.1.7")
-MGF1 = der.oid("1.2.840.113549.1.1.8")
-RSASSA_PSS = der.oid("1.2.840.113549.1.1.10")
-_SUBJECT_KEY_IDENTIFIER = der.oid("2.5.29.14")
+DATA = oid("1.2.840.113549.1.7.1")
+SIGNED_DATA = oid("1.2.840.113549.1.7.2")
+ENVELOPED_DATA = oid("1.2.840.113549.1.7.3")
+CONTENT_TYPE = oid("1.2.840.113549.1.9.3")
+MESSAGE_DIGEST = oid("1.2.840.113549.1.9.4")
+RSA_ENCRYPTION = oid("1.2.840.113549.1.1.1")
+RSAES_OAEP = oid("1.2.840.113549.1.1.7")
+MGF1 = oid("1.2.840.113549.1.1.8")
+RSASSA_PSS = oid("1.2.840.113549.1.1.10")
+_SUBJECT_KEY_IDENTIFIER = oid("2.5.29.14")
 
 # Checked before any arithmetic. 1024 lets policy say why it refuses a small key; above 8192 a verification costs milliseconds.
 MIN_RSA_BITS = 1024
@@ -59,20 +71,20 @@ class Digest(enum.Enum):
 
 
 DIGEST_OIDS = {
-    Digest.MD5: der.oid("1.2.840.113549.2.5"),
-    Digest.SHA1: der.oid("1.3.14.3.2.26"),
-    Digest.SHA256: der.oid("2.16.840.1.101.3.4.2.1"),
-    Digest.SHA384: der.oid("2.16.840.1.101.3.4.2.2"),
-    Digest.SHA512: der.oid("2.16.840.1.101.3.4.2.3"),
+    Digest.MD5: oid("1.2.840.113549.2.5"),
+    Digest.SHA1: oid("1.3.14.3.2.26"),
+    Digest.SHA256: oid("2.16.840.1.101.3.4.2.1"),
+    Digest.SHA384: oid("2.16.840.1.101.3.4.2.2"),
+    Digest.SHA512: oid("2.16.840.1.101.3.4.2.3"),
 }
-DIGESTS = {oid: digest for digest, oid in DIGEST_OIDS.items()}
+DIGESTS = {identifier: digest for digest, identifier in DIGEST_OIDS.items()}
 
 RSA_SIGNATURES = {
-    der.oid("1.2.840.113549.1.1.4"): Digest.MD5,
-    der.oid("1.2.840.113549.1.1.5"): Digest.SHA1,
-    der.oid("1.2.840.113549.1.1.11"): Digest.SHA256,
-    der.oid("1.2.840.113549.1.1.12"): Digest.SHA384,
-    der.oid("1.2.840.113549.1.1.13"): Digest.SHA512,
+    oid("1.2.840.113549.1.1.4"): Digest.MD5,
+    oid("1.2.840.113549.1.1.5"): Digest.SHA1,
+    oid("1.2.840.113549.1.1.11"): Digest.SHA256,
+    oid("1.2.840.113549.1.1.12"): Digest.SHA384,
+    oid("1.2.840.113549.1.1.13"): Digest.SHA512,
 }
 
 
@@ -104,13 +116,13 @@ _KEY_LENGTHS = {
     Cipher.DES_CBC: 8,
 }
 CIPHER_OIDS = {
-    Cipher.AES_128_CBC: der.oid("2.16.840.1.101.3.4.1.2"),
-    Cipher.AES_192_CBC: der.oid("2.16.840.1.101.3.4.1.22"),
-    Cipher.AES_256_CBC: der.oid("2.16.840.1.101.3.4.1.42"),
-    Cipher.DES_EDE3_CBC: der.oid("1.2.840.113549.3.7"),
-    Cipher.DES_CBC: der.oid("1.3.14.3.2.7"),
+    Cipher.AES_128_CBC: oid("2.16.840.1.101.3.4.1.2"),
+    Cipher.AES_192_CBC: oid("2.16.840.1.101.3.4.1.22"),
+    Cipher.AES_256_CBC: oid("2.16.840.1.101.3.4.1.42"),
+    Cipher.DES_EDE3_CBC: oid("1.2.840.113549.3.7"),
+    Cipher.DES_CBC: oid("1.3.14.3.2.7"),
 }
-CIPHERS = {oid: cipher for cipher, oid in CIPHER_OIDS.items()}
+CIPHERS = {identifier: cipher for cipher, identifier in CIPHER_OIDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +134,13 @@ class Algorithm:
 
     @property
     def dotted(self) -> str:
-        return der.dotted(self.oid)
+        return dotted(self.oid)
 
 
-def read_algorithm(element: der.Element) -> Algorithm:
-    inside = der.Fields(element.content, "AlgorithmIdentifier")
-    oid = inside.take(der.OBJECT_IDENTIFIER).raw
-    return Algorithm(oid, element.content[len(oid) :])
+def read_algorithm(element: Element) -> Algorithm:
+    inside = Fields(element.content, "AlgorithmIdentifier")
+    identifier = inside.take(OBJECT_IDENTIFIER).raw
+    return Algorithm(identifier, element.content[len(identifier) :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +161,7 @@ class CertificateView:
     @property
     def issuer_and_serial(self) -> bytes:
         """IssuerAndSerialNumber, DER."""
-        return der.sequence(self.issuer, der.integer(self.serial))
+        return sequence(self.issuer, integer(self.serial))
 
     def rsa_key(self) -> rsa.RSAPublicKey:
         """Raises CmsError(KEY), which names the type or the size, for what is not an RSA key of a size that we do."""
@@ -158,21 +170,22 @@ class CertificateView:
 
 def read_certificate(data: bytes) -> CertificateView:
     """A DER certificate. Raises CmsError(STRUCTURE, ENCODING)."""
-    tbs = der.Fields(der.fields(data, "Certificate").take(der.SEQUENCE).content, "TBSCertificate")
-    tbs.maybe(der.CONTEXT_0)  # version; absent in v1
-    serial = tbs.take(der.INTEGER)
-    tbs.take(der.SEQUENCE)  # signature algorithm
-    issuer = tbs.take(der.SEQUENCE)
-    tbs.take(der.SEQUENCE)  # validity
-    subject = tbs.take(der.SEQUENCE)
-    spki = tbs.take(der.SEQUENCE)
+    certificate = only(data, SEQUENCE, "Certificate")
+    tbs = Fields(Fields(certificate.content, "Certificate").take(SEQUENCE).content, "TBSCertificate")
+    tbs.maybe(CONTEXT_0)  # version; absent in v1
+    serial = tbs.take(INTEGER)
+    tbs.take(SEQUENCE)  # signature algorithm
+    issuer = tbs.take(SEQUENCE)
+    tbs.take(SEQUENCE)  # validity
+    subject = tbs.take(SEQUENCE)
+    spki = tbs.take(SEQUENCE)
     tbs.maybe(0x81, 0xA1)  # unique identifiers
     tbs.maybe(0x82, 0xA2)
-    extensions = tbs.maybe(der.CONTEXT_3)
+    extensions = tbs.maybe(CONTEXT_3)
     return CertificateView(
         der=data,
         issuer=issuer.raw,
-        serial=der.read_integer(serial.content),
+        serial=read_integer(serial.content),
         subject=subject.raw,
         spki=spki.raw,
         key_identifier=None if extensions is None else _key_identifier(extensions.content),
@@ -180,11 +193,11 @@ def read_certificate(data: bytes) -> CertificateView:
 
 
 def _key_identifier(extensions: bytes) -> bytes | None:
-    for sequence in der.elements(extensions):
-        for extension in der.elements(sequence.content):
-            parts = der.elements(extension.content)
+    for whole in elements(extensions):
+        for extension in elements(whole.content):
+            parts = elements(extension.content)
             if len(parts) >= 2 and parts[0].raw == _SUBJECT_KEY_IDENTIFIER:
-                return der.Fields(parts[-1].content, "SubjectKeyIdentifier").take(der.OCTET_STRING).content
+                return Fields(parts[-1].content, "SubjectKeyIdentifier").take(OCTET_STRING).content
     return None
 
 
@@ -196,7 +209,9 @@ def rsa_key(spki: bytes) -> rsa.RSAPublicKey:
         raise CmsError(CmsProblem.KEY, "the certificate holds a public key that cannot be read") from error
     if not isinstance(key, rsa.RSAPublicKey):
         kind = type(key).__name__.removesuffix("PublicKey")
-        raise CmsError(CmsProblem.KEY, f"the certificate's key must be RSA, because the answer is encrypted to it; it is {kind}")
+        raise CmsError(
+            CmsProblem.KEY, f"the certificate's key must be RSA, because the answer is encrypted to it; it is {kind}"
+        )
     if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
         raise CmsError(
             CmsProblem.KEY, f"the RSA key has {key.key_size} bits; use {MIN_RSA_BITS} to {MAX_RSA_BITS}, best 2048 or 3072"

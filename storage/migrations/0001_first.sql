@@ -67,6 +67,7 @@ CREATE TABLE crl (
     der              BYTES NOT NULL,
     this_update      BIGINT NOT NULL,
     next_update      BIGINT NOT NULL,
+    revocations      BIGINT NOT NULL,        -- rows of `revocation` that the publisher saw: another count means a new CRL
     PRIMARY KEY (issuer, number)
 );
 
@@ -191,4 +192,11 @@ CREATE TABLE scep_transaction (
     created_at       BIGINT NOT NULL,
     expires_at       BIGINT NOT NULL,
     PRIMARY KEY (endpoint, transaction_id, spki_sha256, csr_sha256)
+);
+
+-- ---------------------------------------------------------------- keys that no certificate may have again
+CREATE TABLE blocked_key (
+    spki_sha256      TEXT PRIMARY KEY,
+    reason           TEXT NOT NULL,          -- "key-compromise", ...
+    blocked_at       BIGINT NOT NULL
 );

@@ -1,0 +1,33 @@
+"""Audit records are steps: they ride in the transaction of the fact that they record, or the fact does not happen."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+import orjson
+
+from pki.clock import Micros
+from storage.database import Step
+
+
+class Event(enum.Enum):
+    """What is recorded. The names are an outside contract: reports and SIEM rules match on them."""
+
+    ISSUE_INTENT = "issue.intent"
+    ISSUE_DONE = "issue.done"
+    ISSUE_REFUSED = "issue.refused"
+    ISSUE_ABANDONED = "issue.abandoned"
+    REVOKED = "revoked"
+    CRL_PUBLISHED = "crl.published"
+
+
+AUDIT_INSERT_SQL = """
+INSERT INTO audit (id, at, event, principal, subject, detail) VALUES ($1, $2, $3, $4, $5, $6)
+"""
+
+
+def record(event: Event, *, record_id: str, at: Micros, principal: str, subject: str, detail: Mapping[str, object]) -> Step:
+    """One record. `detail` holds no secret and is stored as JSON."""
+    text = orjson.dumps(detail, option=orjson.OPT_SORT_KEYS).decode()
+    return Step(AUDIT_INSERT_SQL, (record_id, at, event.value, principal, subject, text))

@@ -1,0 +1,235 @@
+"""What the pipeline writes: intents before the signature, certificates after it. SQL and rows, no decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from issuance.request import ChallengeEvidence, Evidence, IssuanceRequest, IssuedCertificate, Origin
+from pki.clock import Micros, to_micros
+from pki.plan import CertificatePlan
+from pki.reasons import RevocationReason
+from policy.principal import Principal
+from storage.database import Database, Row, Step
+
+INTENT_INSERT_SQL = """
+INSERT INTO issuance (id, issuer, serial, state, lease_until, tbs, spki_sha256, profile, profile_version, names, protocol,
+    endpoint, principal, evidence, origin_kind, origin_id, idempotency_key, request_sha256, not_before, not_after, created_at)
+VALUES ($1, $2, $3, 'issuing', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+"""
+ISSUED_SQL = "UPDATE issuance SET state = 'issued', settled_at = $2 WHERE id = $1 AND state = 'issuing'"
+ABANDONED_SQL = """
+UPDATE issuance SET state = 'abandoned', settled_at = $2, idempotency_key = NULL WHERE id = $1 AND state = 'issuing'
+"""
+CERTIFICATE_INSERT_SQL = """
+INSERT INTO certificate (issuer, serial, issuance_id, der, spki_sha256, profile, names, protocol, endpoint, principal,
+    not_before, not_after, issued_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+"""
+BY_IDEMPOTENCY_KEY_SQL = """
+SELECT id, state, request_sha256, issuer, serial FROM issuance WHERE idempotency_key = $1
+"""
+OVERDUE_SQL = """
+SELECT id, issuer, serial, not_after, origin_kind, origin_id FROM issuance
+WHERE state = 'issuing' AND lease_until < $1 ORDER BY lease_until LIMIT 100
+"""
+BLOCKED_KEY_SQL = "SELECT reason FROM blocked_key WHERE spki_sha256 = $1"
+
+_CERTIFICATE = """
+SELECT c.issuer, c.serial, c.der, c.profile, c.names, c.principal, c.not_before, c.not_after, c.issued_at,
+    r.revoked_at, r.reason
+FROM certificate c LEFT JOIN revocation r ON r.issuer = c.issuer AND r.serial = c.serial
+"""
+BY_ISSUANCE_SQL = _CERTIFICATE + "WHERE c.issuance_id = $1"
+BY_SERIAL_SQL = _CERTIFICATE + "WHERE c.serial = $1 ORDER BY c.issued_at LIMIT 2"
+BY_ISSUER_SERIAL_SQL = _CERTIFICATE + "WHERE c.issuer = $1 AND c.serial = $2"
+NEWEST_SQL = _CERTIFICATE + "WHERE (c.issued_at, c.serial) < ($1, $2) ORDER BY c.issued_at DESC, c.serial DESC LIMIT $3"
+NEWEST_OF_SQL = (
+    _CERTIFICATE
+    + "WHERE c.principal = $4 AND (c.issued_at, c.serial) < ($1, $2) ORDER BY c.issued_at DESC, c.serial DESC LIMIT $3"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRecord:
+    """A stored certificate and what became of it."""
+
+    certificate: IssuedCertificate
+    principal: str
+    names: tuple[str, ...]
+    revoked_at: Micros | None
+    reason: RevocationReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One attempt to issue: everything that is recorded before the signer is asked."""
+
+    id: str
+    serial: int
+    tbs: bytes
+    plan: CertificatePlan
+    request: IssuanceRequest
+    names: tuple[str, ...]  # tags, "dns:example.com"
+    request_sha256: str
+    lease_until: Micros
+
+    @property
+    def serial_hex(self) -> str:
+        return f"{self.serial:x}"
+
+    @property
+    def subject(self) -> str:
+        """What the audit calls it."""
+        return f"certificate:{self.plan.issuer}/{self.serial_hex}"
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """An intent whose lease ran out."""
+
+    id: str
+    issuer: str
+    serial: str
+    not_after: Micros
+    origin: Origin | None
+
+
+def intent_step(intent: Intent, now: Micros) -> Step:
+    plan, request = intent.plan, intent.request
+    return Step(
+        INTENT_INSERT_SQL,
+        (
+            intent.id,
+            plan.issuer,
+            intent.serial_hex,
+            intent.lease_until,
+            intent.tbs,
+            request.csr.spki_sha256,
+            plan.profile,
+            plan.profile_version,
+            orjson.dumps(intent.names).decode(),
+            request.channel.value,
+            request.endpoint,
+            str(request.principal),
+            orjson.dumps([_evidence(evidence) for evidence in request.evidence]).decode(),
+            request.origin.kind if request.origin else "",
+            request.origin.id if request.origin else "",
+            request.idempotency_key,
+            intent.request_sha256,
+            to_micros(plan.not_before),
+            to_micros(plan.not_after),
+            now,
+        ),
+    )
+
+
+def _evidence(evidence: Evidence) -> dict[str, object]:
+    if isinstance(evidence, ChallengeEvidence):
+        return {
+            "kind": "challenge",
+            "identifier": evidence.identifier.tag,
+            "method": evidence.method,
+            "authorization": evidence.authorization_id,
+            "validated_at": evidence.validated_at,
+        }
+    return {"kind": type(evidence).__name__, "credential": evidence.credential_id}
+
+
+def issued_steps(intent: Intent, certificate: IssuedCertificate) -> Sequence[Step]:
+    """The compare-and-set on the ledger, and the certificate. Lost when the sweeper was here before."""
+    request = intent.request
+    return (
+        Step(ISSUED_SQL, (intent.id, certificate.issued_at)),
+        Step(
+            CERTIFICATE_INSERT_SQL,
+            (
+                certificate.issuer,
+                certificate.serial,
+                intent.id,
+                certificate.der,
+                request.csr.spki_sha256,
+                certificate.profile,
+                orjson.dumps(intent.names).decode(),
+                request.channel.value,
+                request.endpoint,
+                str(request.principal),
+                certificate.not_before,
+                certificate.not_after,
+                certificate.issued_at,
+            ),
+        ),
+    )
+
+
+def abandoned_step(issuance_id: str, now: Micros) -> Step:
+    return Step(ABANDONED_SQL, (issuance_id, now))
+
+
+def overdue(row: Row) -> Overdue:
+    kind = row["origin_kind"]
+    return Overdue(row["id"], row["issuer"], row["serial"], row["not_after"], Origin(kind, row["origin_id"]) if kind else None)
+
+
+def record(row: Row) -> CertificateRecord:
+    return CertificateRecord(
+        certificate=IssuedCertificate(
+            issuer=row["issuer"],
+            serial=row["serial"],
+            der=bytes(row["der"]),
+            profile=row["profile"],
+            not_before=row["not_before"],
+            not_after=row["not_after"],
+            issued_at=row["issued_at"],
+        ),
+        principal=row["principal"],
+        names=tuple(orjson.loads(row["names"])),
+        revoked_at=row["revoked_at"],
+        reason=None if row["reason"] is None else RevocationReason(row["reason"]),
+    )
+
+
+class Ledger:
+    """Questions to the ledger."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def key_is_blocked(self, spki_sha256: str) -> bool:
+        return await self._database.fetch_one(BLOCKED_KEY_SQL, spki_sha256) is not None
+
+    async def attempt_with_key(self, idempotency_key: str) -> Row | None:
+        return await self._database.fetch_one(BY_IDEMPOTENCY_KEY_SQL, idempotency_key)
+
+    async def of_issuance(self, issuance_id: str) -> CertificateRecord | None:
+        return _one(await self._database.fetch_one(BY_ISSUANCE_SQL, issuance_id))
+
+    async def by_serial(self, serial: str, issuer: str | None) -> CertificateRecord | None:
+        """None too when two issuers have the same serial and none was named: better no answer than another's."""
+        if issuer is not None:
+            return _one(await self._database.fetch_one(BY_ISSUER_SERIAL_SQL, issuer, serial))
+        rows = await self._database.fetch(BY_SERIAL_SQL, serial)
+        return record(rows[0]) if len(rows) == 1 else None
+
+    async def newest(self, *, principal: str | None, before: tuple[Micros, str], limit: int) -> Sequence[CertificateRecord]:
+        arguments: list[Any] = [*before, limit]
+        if principal is None:
+            rows = await self._database.fetch(NEWEST_SQL, *arguments)
+        else:
+            rows = await self._database.fetch(NEWEST_OF_SQL, *arguments, principal)
+        return [record(row) for row in rows]
+
+    async def overdue(self, now: Micros) -> Sequence[Overdue]:
+        return [overdue(row) for row in await self._database.fetch(OVERDUE_SQL, now)]
+
+
+def _one(row: Row | None) -> CertificateRecord | None:
+    return None if row is None else record(row)
+
+
+def owner(principal: Principal) -> str:
+    """How a principal stands in the ledger."""
+    return str(principal)

@@ -1,0 +1,381 @@
+"""The issuance cycle, ten steps on one screen. Their order is the security argument: docs/issuance-cycle.md.
+
+Every step either adds to what is known or raises a `Rejection`; only steps 8 and 10 write, each in one transaction, and only
+step 9 touches a key. What has nothing to do in this release refuses what it cannot do, and does not let it pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import assert_never
+
+import orjson
+from cryptography import x509
+
+from issuance import audit, ledger
+from issuance.plan import Names, make_plan, wanted_names
+from issuance.request import (
+    ApiKey,
+    BasicPassword,
+    ChallengeEvidence,
+    IssuanceRequest,
+    Issued,
+    IssuedCertificate,
+    Outcome,
+    Pending,
+    ScepChallenge,
+    Settler,
+)
+from issuance.revocation import precaution_step
+from pki.certificate import assemble, verify_signature
+from pki.clock import Clock, Micros, after, to_micros
+from pki.identifiers import DnsName, Identifier
+from pki.plan import CertificatePlan, Issuer, build_tbs
+from pki.reasons import Reason, Rejection, SubProblem, Unavailable
+from policy import keys
+from policy.engine import Allow, Decision, Deny, NeedsApproval, Wanted, decide
+from policy.lints import LintGate
+from policy.principal import PrincipalKind
+from policy.profiles import LintMode, Profile, Profiles
+from policy.rules import Policy
+from signer.api import Signer, SignerRefused
+from storage.database import Conflict, Database, Step
+
+LEASE = timedelta(seconds=30)  # longer than any signature may take, short enough that orders end within 5 minutes
+WILDCARD_METHODS = frozenset({"dns-01"})  # RFC 8555 §7.1.3, BR 3.2.2.4.19: HTTP proves nothing about the names below
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What one version of the configuration says. Replaced as a whole when it is loaded again."""
+
+    policies: Sequence[Policy]
+    profiles: Profiles
+    issuers: Mapping[str, Issuer]
+
+
+class Prepared:
+    """The one-shot token between lint and signature: only step 7 makes one, and step 9 redeems it once."""
+
+    __slots__ = ("_redeemed", "intent")
+
+    def __init__(self, intent: ledger.Intent) -> None:
+        self.intent = intent
+        self._redeemed = False
+
+    def redeem(self) -> bytes:
+        """The bytes to sign. A second call is a bug that must not reach a key."""
+        if self._redeemed:
+            raise AssertionError("a prepared certificate was about to be signed a second time")
+        self._redeemed = True
+        return self.intent.tbs
+
+
+class Pipeline:
+    def __init__(
+        self,
+        *,
+        rules: Rules,
+        database: Database,
+        signer: Signer,
+        gate: LintGate,
+        settlers: Mapping[str, Settler],
+        clock: Clock,
+        new_id: Callable[[], str],
+        new_serial: Callable[[], int],
+    ) -> None:
+        self._rules = rules
+        self._database = database
+        self._ledger = ledger.Ledger(database)
+        self._signer = signer
+        self._gate = gate
+        self._settlers = settlers
+        self._clock = clock
+        self._new_id = new_id
+        self._new_serial = new_serial
+
+    async def issue(self, request: IssuanceRequest) -> Outcome:
+        """Raises Rejection, and Unavailable when the database or the signer is away."""
+        profile, issuer = self._look_up(request)
+        if (earlier := await self._earlier(request)) is not None:
+            return earlier
+        names = await self._parse(request, profile)  # 1
+        decision = self._decide(request, profile, names)  # 2
+        _validate(request, names, profile, self._clock.micros())  # 3
+        _caa(profile)  # 4
+        _approve(decision)  # 5
+        plan = make_plan(request, names, profile, issuer, self._clock.micros())  # 6
+        prepared = self._prepare(request, names, plan, issuer, profile)  # 7
+        if (conflict := await self._intend(prepared.intent)) is not None:  # 8
+            return conflict
+        signature = await self._sign(prepared, issuer)  # 9
+        return await self._record(prepared.intent, issuer, signature)  # 10
+
+    # ------------------------------------------------------------------ before anything is written
+
+    def _look_up(self, request: IssuanceRequest) -> tuple[Profile, Issuer]:
+        profile = self._rules.profiles.get(request.profile)
+        if request.profile_version not in {None, profile.version}:
+            raise Rejection(
+                Reason.UNKNOWN_PROFILE,
+                f"profile {profile.name} has changed since this was begun",
+                suggestions=["begin again with a new order"],
+            )
+        return profile, self._rules.issuers[profile.issuer]
+
+    async def _earlier(self, request: IssuanceRequest) -> Outcome | None:
+        """What the same idempotency key got before, if anything."""
+        if request.idempotency_key is None:
+            return None
+        row = await self._ledger.attempt_with_key(request.idempotency_key)
+        if row is None:
+            return None
+        if row["request_sha256"] != digest(request):
+            raise Rejection(Reason.CONFLICT, "this idempotency key was used before for another request")
+        found = await self._ledger.of_issuance(row["id"])
+        return Pending(row["id"], retry_after=2) if found is None else Issued(found.certificate)
+
+    async def _parse(self, request: IssuanceRequest, profile: Profile) -> Names:
+        """1: the CSR was parsed and its proof of possession verified at the edge (pki.csr); here its key meets the rules."""
+        keys.check_public_key(request.csr.public_key)
+        if await self._ledger.key_is_blocked(request.csr.spki_sha256):
+            raise Rejection(
+                Reason.BAD_PUBLIC_KEY,
+                "this key is known to be compromised and gets no certificate again",
+                suggestions=["make a new key"],
+            )
+        return wanted_names(request, profile)
+
+    def _decide(self, request: IssuanceRequest, profile: Profile, names: Names) -> Decision:
+        """2: policy, default deny."""
+        span = None
+        if request.not_after is not None:
+            begin = self._clock.micros() if request.not_before is None else request.not_before
+            span = timedelta(microseconds=request.not_after - begin)
+        wanted = Wanted(profile, names.identifiers, names.device, span)
+        decision = decide(self._rules.policies, request.principal, wanted)
+        if isinstance(decision, Deny):
+            raise decision.rejection
+        return decision
+
+    def _prepare(
+        self, request: IssuanceRequest, names: Names, plan: CertificatePlan, issuer: Issuer, profile: Profile
+    ) -> Prepared:
+        """7: serial and to-be-signed bytes, linted as the certificate that they will be."""
+        serial = self._new_serial()
+        tbs = build_tbs(plan, issuer, serial)
+        self._gate.check(tbs, plan, issuer, serial, every=profile.lint is LintMode.EVERY)
+        tags = tuple(identifier.tag for identifier in names.identifiers)
+        return Prepared(
+            ledger.Intent(
+                id=self._new_id(),
+                serial=serial,
+                tbs=tbs,
+                plan=plan,
+                request=request,
+                names=(*tags, f"cn:{names.device}") if names.device is not None else tags,
+                request_sha256=digest(request),
+                lease_until=after(self._clock.micros(), LEASE),
+            )
+        )
+
+    # ------------------------------------------------------------------ the two transactions and the signature between them
+
+    async def _intend(self, intent: ledger.Intent) -> Outcome | None:
+        """8: write-ahead. None when the intent is ours to sign; else what became of the request elsewhere."""
+        now = self._clock.micros()
+        settler, origin = self._settler(intent), intent.request.origin
+        began = settler.began(origin.id, now=now) if settler and origin else ()
+        steps = [ledger.intent_step(intent, now), self._audit(audit.Event.ISSUE_INTENT, intent, now, _summary(intent))]
+        try:
+            await self._database.write(*began, *steps)
+        except Conflict:
+            if (earlier := await self._earlier(intent.request)) is not None:
+                return earlier
+            if settler is not None:
+                raise settler.not_begun() from None
+            # Only a serial that exists already is left: a broken source of randomness must not go on.
+            raise Unavailable("serial numbers") from None
+        return None
+
+    async def _sign(self, prepared: Prepared, issuer: Issuer) -> bytes:
+        """9: the signer checks its own envelope. Whatever goes wrong from here on, the serial never comes back."""
+        intent = prepared.intent
+        try:
+            signature = await self._signer.sign_certificate(issuer.name, prepared.redeem())
+        except Unavailable:
+            await self._abandon(intent, None)
+            raise
+        except SignerRefused:
+            await self._abandon(intent, Rejection(Reason.LINT_REFUSED, "the signer refused this certificate"))
+            raise
+        if not verify_signature(issuer.certificate.public_key(), issuer.algorithm, signature, intent.tbs):
+            await self._abandon(intent, None)
+            raise Unavailable("signer (it gave a signature that does not verify)")
+        return signature
+
+    async def _record(self, intent: ledger.Intent, issuer: Issuer, signature: bytes) -> Outcome:
+        """10: the certificate exists from here on, for everybody at once."""
+        der = assemble(intent.tbs, issuer.algorithm, signature)
+        _check_assembled(der, intent, issuer)
+        now = self._clock.micros()
+        certificate = IssuedCertificate(
+            issuer=issuer.name,
+            serial=intent.serial_hex,
+            der=der,
+            profile=intent.plan.profile,
+            not_before=to_micros(intent.plan.not_before),
+            not_after=to_micros(intent.plan.not_after),
+            issued_at=now,
+        )
+        settler, origin = self._settler(intent), intent.request.origin
+        settled = settler.issued(origin.id, certificate, now=now) if settler and origin else ()
+        done = self._audit(audit.Event.ISSUE_DONE, intent, now, {"sha256": hashlib.sha256(der).hexdigest()})
+        try:
+            await self._database.write(*ledger.issued_steps(intent, certificate), *settled, done)
+        except Conflict:
+            # Our own write after an unclear answer of the database, or the sweeper, which has revoked the serial.
+            found = await self._ledger.of_issuance(intent.id)
+            if found is None:
+                raise _interrupted() from None
+            return Issued(found.certificate)
+        return Issued(certificate)
+
+    async def _abandon(self, intent: ledger.Intent, rejection: Rejection | None) -> None:
+        """Settle an intent that will not become a certificate. Where this cannot be written, the sweeper does the same."""
+        now = self._clock.micros()
+        settler, origin = self._settler(intent), intent.request.origin
+        settled: Sequence[Step] = ()
+        if settler and origin:
+            if rejection is None:
+                settled = settler.released(origin.id, now=now)
+            else:
+                settled = settler.failed(origin.id, rejection, now=now)
+        not_after = to_micros(intent.plan.not_after)
+        try:
+            await self._database.write(
+                ledger.abandoned_step(intent.id, now),
+                precaution_step(intent.plan.issuer, intent.serial_hex, not_after, now),
+                self._audit(audit.Event.ISSUE_ABANDONED, intent, now, {"why": "signer"}),
+                *settled,
+            )
+        except (Conflict, Unavailable):
+            return
+
+    def _settler(self, intent: ledger.Intent) -> Settler | None:
+        origin = intent.request.origin
+        return None if origin is None else self._settlers[origin.kind]
+
+    def _audit(self, event: audit.Event, intent: ledger.Intent, now: Micros, detail: Mapping[str, object]) -> Step:
+        return audit.record(
+            event,
+            record_id=self._new_id(),
+            at=now,
+            principal=str(intent.request.principal),
+            subject=intent.subject,
+            detail={"issuance": intent.id, **detail},
+        )
+
+
+def _summary(intent: ledger.Intent) -> dict[str, object]:
+    plan, request = intent.plan, intent.request
+    return {
+        "profile": f"{plan.profile}@{plan.profile_version}",
+        "names": intent.names,
+        "key_sha256": request.csr.spki_sha256,
+        "csr_sha256": request.csr.sha256,
+        "channel": request.channel.value,
+        "endpoint": request.endpoint,
+        "source": request.principal.source_address,
+    }
+
+
+def digest(request: IssuanceRequest) -> str:
+    """What an idempotency key stands for: who asks for what, with which key, on which profile."""
+    content = [
+        str(request.principal),
+        request.channel.value,
+        request.endpoint,
+        request.profile,
+        request.csr.sha256,
+        [identifier.tag for identifier in request.identifiers],
+        request.common_name,
+        request.not_before,
+        request.not_after,
+    ]
+    return hashlib.sha256(orjson.dumps(content)).hexdigest()
+
+
+def _validate(request: IssuanceRequest, names: Names, profile: Profile, now: Micros) -> None:
+    """3: every name has its evidence, fresh enough. An ACME account proves each one; for the others the policy that allowed
+    the request owns the names, and the evidence is that they are who they say.
+    """
+    proofs: dict[Identifier, list[ChallengeEvidence]] = {}
+    authenticated = False
+    for evidence in request.evidence:
+        match evidence:
+            case ChallengeEvidence():
+                proofs.setdefault(evidence.identifier, []).append(evidence)
+            case BasicPassword():
+                authenticated |= request.principal.kind is PrincipalKind.EST_USER
+            case ScepChallenge():
+                authenticated |= request.principal.kind is PrincipalKind.SCEP_CLIENT
+            case ApiKey():
+                authenticated |= request.principal.kind is PrincipalKind.API_KEY
+            case _:
+                assert_never(evidence)
+    if authenticated and request.principal.kind is not PrincipalKind.ACME_ACCOUNT:
+        return
+    oldest = now - profile.evidence_max_age // timedelta(microseconds=1)
+    missing = [name for name in names.identifiers if not _proved(name, proofs.get(name.base, ()), oldest, now)]
+    if missing or names.device is not None:
+        texts = [str(name) for name in missing] or [str(names.device)]
+        raise Rejection(
+            Reason.NOT_VALIDATED,
+            f"control is not proved, or not recently enough, for {', '.join(texts)}",
+            sub=[SubProblem(text, Reason.NOT_VALIDATED, "no fresh proof of control") for text in texts],
+        )
+
+
+def _proved(name: Identifier, proofs: Sequence[ChallengeEvidence], oldest: int, now: Micros) -> bool:
+    wildcard = isinstance(name, DnsName) and name.wildcard
+    return any(oldest <= proof.validated_at <= now and (not wildcard or proof.method in WILDCARD_METHODS) for proof in proofs)
+
+
+def _caa(profile: Profile) -> None:
+    """4: RFC 8659. A profile that asks for it gets no certificate from a release that cannot do it."""
+    if profile.caa:
+        raise Rejection(Reason.CAA_FORBIDS, f"profile {profile.name} asks for CAA checks, which this release does not make")
+
+
+def _approve(decision: Decision) -> None:
+    """5: approvals. A policy that asks for one gets no certificate from a release that cannot ask anybody."""
+    match decision:
+        case Allow():
+            return
+        case NeedsApproval():
+            raise Rejection(
+                Reason.FORBIDDEN, f"policy {decision.policy} asks for an approval, which this release cannot collect"
+            )
+        case Deny():
+            raise decision.rejection
+        case _:
+            assert_never(decision)
+
+
+def _check_assembled(der: bytes, intent: ledger.Intent, issuer: Issuer) -> None:
+    """The finished certificate, read anew: the linted bytes, under a signature of this issuer."""
+    certificate = x509.load_der_x509_certificate(der)
+    if certificate.tbs_certificate_bytes != intent.tbs or certificate.issuer != issuer.certificate.subject:
+        raise AssertionError("the assembled certificate is not the prepared one")
+
+
+def _interrupted() -> Rejection:
+    return Rejection(
+        Reason.INTERRUPTED,
+        "the server was interrupted while it signed; the serial it had taken is revoked",
+        suggestions=["ask again"],
+    )

@@ -1,0 +1,140 @@
+"""Step 6: from a request, a profile and the time to a certificate plan. Pure; of the CSR only the public key is copied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from issuance.request import IssuanceRequest
+from pki.clock import Micros, to_datetime
+from pki.identifiers import DnsName, Identifier, is_address, parse_dns, parse_ip
+from pki.plan import SUBJECT_ATTRIBUTES, CertificatePlan, Issuer
+from pki.reasons import Reason, Rejection
+from policy import keys
+from policy.names import check_device_name
+from policy.profiles import CommonName, Profile
+
+MAX_COMMON_NAME = 64  # RFC 5280 Appendix A, ub-common-name
+MAX_NAMES = 100
+MAX_POSTDATE = timedelta(hours=48)  # BR 7.1.2.7: notBefore within 48 hours of the signature
+_SECOND = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Who the certificate is for, once the profile has had its say on the request's common name."""
+
+    identifiers: tuple[Identifier, ...]
+    device: str | None  # a common name that is not one of the identifiers
+
+
+def wanted_names(request: IssuanceRequest, profile: Profile) -> Names:
+    """A CN that is a host's name is asked for like a SAN, as old tools do; a device's own name is one where profiles take it.
+
+    Raises Rejection: REJECTED_IDENTIFIER, BAD_CSR (no name at all).
+    """
+    identifiers, device = request.identifiers, None
+    if request.common_name is not None and request.common_name.lower() not in map(str, identifiers):
+        if profile.common_name is CommonName.DEVICE:
+            device = check_device_name(request.common_name)
+        elif not identifiers or _is_host(request.common_name):
+            identifiers = (_host(request.common_name), *identifiers)
+    if len(identifiers) > MAX_NAMES:
+        raise Rejection(
+            Reason.MALFORMED, f"{len(identifiers)} names are too many for one certificate; ask for at most {MAX_NAMES}"
+        )
+    if not identifiers and (device is None or profile.require_san):
+        raise Rejection(
+            Reason.BAD_CSR,
+            f"it asks for no name that profile {profile.name} issues for",
+            suggestions=["put the names into the request's subjectAltName"],
+        )
+    for identifier in identifiers:
+        if isinstance(identifier, DnsName) and identifier.wildcard and not profile.allow_wildcard:
+            raise Rejection(
+                Reason.REJECTED_IDENTIFIER, f"profile {profile.name} issues no wildcard certificates ({identifier})"
+            )
+    return Names(tuple(dict.fromkeys(identifiers)), device)
+
+
+def _host(text: str) -> Identifier:
+    return parse_ip(text) if is_address(text) else parse_dns(text)
+
+
+def _is_host(text: str) -> bool:
+    try:
+        _host(text)
+    except Rejection:
+        return False
+    return True
+
+
+def validity(request: IssuanceRequest, profile: Profile, issuer: Issuer, now: Micros) -> tuple[datetime, datetime]:
+    """NotBefore and notAfter, both inclusive, in whole seconds. Raises Rejection(INVALID_VALIDITY)."""
+    at = to_datetime(now)
+    issuer_end = issuer.certificate.not_valid_after_utc
+    not_before = max(at - profile.backdate, issuer.certificate.not_valid_before_utc)
+    if request.not_before is not None:
+        wanted = to_datetime(request.not_before)
+        if not not_before <= wanted <= at + MAX_POSTDATE:
+            raise _bad_validity(
+                f"notBefore {wanted:%Y-%m-%dT%H:%M:%SZ} is not between {profile.backdate} ago and 48 hours ahead"
+            )
+        not_before = wanted
+    not_after = min(not_before + profile.validity - _SECOND, issuer_end)
+    if request.not_after is not None:
+        not_after = to_datetime(request.not_after)
+        if not_after - not_before + _SECOND > profile.max_validity:
+            days = profile.max_validity.total_seconds() / 86400
+            raise _bad_validity(f"profile {profile.name} allows at most {days:g} days")
+        if not_after > issuer_end:
+            raise _bad_validity(f"the issuing CA itself ends at {issuer_end:%Y-%m-%dT%H:%M:%SZ}")
+    if not_after <= at or not_after <= not_before:
+        raise _bad_validity("the certificate would have expired before it is used")
+    return not_before, not_after
+
+
+def _bad_validity(why: str) -> Rejection:
+    return Rejection(Reason.INVALID_VALIDITY, f"the validity asked for is refused: {why}")
+
+
+def make_plan(request: IssuanceRequest, names: Names, profile: Profile, issuer: Issuer, now: Micros) -> CertificatePlan:
+    """Every field of the certificate but its serial. Raises Rejection."""
+    not_before, not_after = validity(request, profile, issuer, now)
+    return CertificatePlan(
+        issuer=issuer.name,
+        profile=profile.name,
+        profile_version=profile.version,
+        public_key=request.csr.public_key,
+        subject=_subject(names, profile),
+        identifiers=names.identifiers,
+        not_before=not_before,
+        not_after=not_after,
+        key_usage=keys.usage(request.csr.public_key, profile.key_usage),
+        extended_key_usage=profile.extended_key_usage,
+        must_staple=profile.must_staple,
+    )
+
+
+def _subject(names: Names, profile: Profile) -> tuple[tuple[str, str], ...]:
+    attributes = list(profile.subject)
+    common_name = _common_name(names, profile)
+    if common_name is not None:
+        attributes.append(("CN", common_name))
+    order = list(SUBJECT_ATTRIBUTES)
+    return tuple(sorted(attributes, key=lambda attribute: order.index(attribute[0])))
+
+
+def _common_name(names: Names, profile: Profile) -> str | None:
+    """Omitted rather than cut when nothing fits into 64 characters."""
+    match profile.common_name:
+        case CommonName.NONE:
+            return None
+        case CommonName.DEVICE if names.device is not None:
+            return names.device
+        case CommonName.SAN | CommonName.DEVICE:
+            hosts = (str(name) for name in names.identifiers if isinstance(name, DnsName))
+            return next((text for text in hosts if len(text) <= MAX_COMMON_NAME), None)
+        case _:
+            assert_never(profile.common_name)
