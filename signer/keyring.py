@@ -1,0 +1,189 @@
+"""The keys that one signer serves: `api.Signer` itself, with nothing between the caller and the keys but the envelopes.
+
+The signer process puts a socket in front of it; a test or a tool may use it as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from signer.api import Hash, KeyConfig, KeyUse, Pkcs11Key, SignerRefused, SoftwareKey
+from signer.backend import KeyBackend
+from signer.configuration import ConfigurationError
+from signer.envelope import Limits, spki
+from signer.pkcs11 import Log, Module, Pkcs11Backend, Token
+from signer.secretfile import read_phrase
+from signer.software import SoftwareBackend, load_key
+
+_LONG_CRL = 256 * 1024  # octets; reading more than this is done in a thread
+_LONGEST_KEY = 64  # octets of a content-encryption key; AES-256 has 32
+
+# Legacy digests mirror what an old SCEP client has sent; issuer keys never come near them.
+_DIGESTS: Mapping[Hash, hashes.HashAlgorithm] = {
+    Hash.MD5: hashes.MD5(),  # noqa: S303  # see above
+    Hash.SHA1: hashes.SHA1(),  # noqa: S303  # see above
+    Hash.SHA256: hashes.SHA256(),
+    Hash.SHA384: hashes.SHA384(),
+    Hash.SHA512: hashes.SHA512(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerKey:
+    """Signs certificates, CRLs and OCSP answers, inside its limits."""
+
+    backend: KeyBackend
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class RaKey:
+    """Signs and decrypts for SCEP. It can issue nothing, so what it signs is not looked at."""
+
+    backend: KeyBackend
+
+
+ServedKey = IssuerKey | RaKey
+
+
+class KeyRing:
+    """Implements `api.Signer` over keys in this process."""
+
+    def __init__(self, *, keys: Mapping[str, ServedKey], tokens: Iterable[Token] = (), executor: ThreadPoolExecutor) -> None:
+        self._keys = dict(keys)
+        self._tokens = tuple(tokens)
+        self._executor = executor
+
+    async def public_key(self, key: str) -> bytes:
+        return spki(await self._key(key).backend.public_key())
+
+    async def sign_certificate(self, key: str, tbs: bytes) -> bytes:
+        issuer = self._issuer(key)
+        issuer.limits.check_certificate(tbs)
+        return await issuer.backend.sign(tbs, issuer.limits.algorithm.hash)
+
+    async def sign_crl(self, key: str, tbs: bytes) -> bytes:
+        issuer = self._issuer(key)
+        if len(tbs) > _LONG_CRL:
+            await asyncio.get_running_loop().run_in_executor(self._executor, issuer.limits.check_crl, tbs)
+        else:
+            issuer.limits.check_crl(tbs)
+        return await issuer.backend.sign(tbs, issuer.limits.algorithm.hash)
+
+    async def sign_ocsp(self, key: str, tbs: bytes) -> bytes:
+        issuer = self._issuer(key)
+        issuer.limits.check_ocsp(tbs)
+        return await issuer.backend.sign(tbs, issuer.limits.algorithm.hash)
+
+    async def ra_sign(self, key: str, data: bytes, digest: Hash) -> bytes:
+        return await self._ra(key).backend.sign(data, _DIGESTS[digest])
+
+    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int) -> bytes:
+        ra = self._ra(key)
+        if not 1 <= length <= _LONGEST_KEY:
+            raise SignerRefused(f"a content-encryption key has 1 to {_LONGEST_KEY} octets")
+        return await ra.backend.decrypt(ciphertext, length)
+
+    async def ping(self) -> None:
+        for key in self._keys.values():
+            await key.backend.check()
+
+    async def close(self) -> None:
+        for token in self._tokens:
+            await token.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def reload(self) -> None:
+        """Tokens whose PIN was refused are tried again."""
+        for token in self._tokens:
+            token.reload()
+
+    def away(self) -> tuple[str, ...]:
+        """What cannot be used now, and why."""
+        return tuple(token.away for token in self._tokens if token.away is not None)
+
+    def uses(self) -> dict[str, str]:
+        """Name to use, for the log."""
+        return {name: _use(key).value for name, key in self._keys.items()}
+
+    def _key(self, name: str) -> ServedKey:
+        key = self._keys.get(name)
+        if key is None:
+            raise SignerRefused(f"there is no key {name!r} here")
+        return key
+
+    def _issuer(self, name: str) -> IssuerKey:
+        key = self._key(name)
+        if not isinstance(key, IssuerKey):
+            raise SignerRefused(
+                f"the key {name!r} is a registration authority's: it signs no certificates, CRLs or OCSP answers"
+            )
+        return key
+
+    def _ra(self, name: str) -> RaKey:
+        key = self._key(name)
+        if not isinstance(key, RaKey):
+            raise SignerRefused(f"the key {name!r} is an issuer's: it signs no messages and decrypts nothing")
+        return key
+
+
+def _use(key: ServedKey) -> KeyUse:
+    return KeyUse.ISSUER if isinstance(key, IssuerKey) else KeyUse.RA
+
+
+async def open_keys(configs: Iterable[KeyConfig], *, log: Log) -> KeyRing:
+    """Loads every key. Raises ConfigurationError for what waiting does not mend; tokens that are away are waited for."""
+    executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="keys")
+    modules: dict[Path, Module] = {}
+    tokens: dict[tuple[Path, str], Token] = {}
+    keys: dict[str, ServedKey] = {}
+    for config in configs:
+        limits = _limits(config)
+        match config.source:
+            case SoftwareKey() as source:
+                backend: KeyBackend = _open_file(source, executor)
+                await _fits(config, backend, limits)
+            case Pkcs11Key() as source:
+                module = modules.setdefault(source.module, Module(source.module))
+                token = tokens.get((source.module, source.token))
+                if token is None:
+                    token = Token(module=module, label=source.token, pin_file=source.pin_file, log=log)
+                    tokens[source.module, source.token] = token
+                backend = Pkcs11Backend(token=token, label=source.label, expected=None if limits is None else limits.public_key)
+        keys[config.name] = RaKey(backend) if limits is None else IssuerKey(backend, limits)
+    for token in tokens.values():
+        await token.open()
+    return KeyRing(keys=keys, tokens=tokens.values(), executor=executor)
+
+
+def _limits(config: KeyConfig) -> Limits | None:
+    match config.use, config.envelope:
+        case KeyUse.ISSUER, envelope if envelope is not None:
+            try:
+                return Limits.of(envelope)
+            except ValueError as error:
+                raise ConfigurationError(f"{config.name}: {error}") from None
+        case KeyUse.RA, None:
+            return None
+        case _:
+            raise ConfigurationError(f"{config.name}: an issuer key has an envelope, an RA key has none")
+
+
+def _open_file(source: SoftwareKey, executor: ThreadPoolExecutor) -> SoftwareBackend:
+    passphrase = None if source.passphrase_file is None else read_phrase(source.passphrase_file)
+    return SoftwareBackend(key=load_key(source.file, passphrase), executor=executor)
+
+
+async def _fits(config: KeyConfig, backend: KeyBackend, limits: Limits | None) -> None:
+    public_key = await backend.public_key()
+    if limits is not None and spki(public_key) != limits.spki:
+        raise ConfigurationError(f"{config.name}: the key is not the one of its certificate")
+    if limits is None and not isinstance(public_key, rsa.RSAPublicKey):
+        raise ConfigurationError(f"{config.name}: is no RSA key, and RA keys must be (RFC 8894 §2.1.2)")
