@@ -1,0 +1,160 @@
+"""SCEP over HTTP (RFC 8894 §4): find the endpoint and the operation, hand on the message, render what comes back.
+
+Law of this file: what has a readable address gets a signed CertRep, for clients show nothing else; only what cannot be
+addressed gets a 400 in plain text. This listener never asks for a TLS client certificate (macOS and Windows break on it).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from aiohttp import web
+
+from pki.cms.ber import MAX_LENGTH
+from pki.cms.errors import CmsError, CmsProblem
+from pki.cms.signed import certificates_only
+from pki.cms.types import read_certificate
+from pki.reasons import Unavailable
+from scep import message
+from scep.challenge import Challenges
+from scep.endpoint import ScepEndpoint
+from scep.enrol import Enrolment, RegistrationAuthority
+from scep.wire import Operation, decode_message, endpoint_of, parse_query
+from signer.api import Signer
+
+_LOG = logging.getLogger(__name__)
+
+
+class HttpRefusal(Exception):
+    """There is nobody to send a CertRep to. `text` is for a human with curl."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(status, text)
+        self.status = status
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """An endpoint with everything that never changes made once."""
+
+    capabilities: str
+    ca_certificates: bytes
+    authority: RegistrationAuthority
+
+
+class ScepServer:
+    """All SCEP endpoints of a server, by name. `random_bytes(n)` must be a cryptographic source."""
+
+    def __init__(
+        self,
+        *,
+        endpoints: Mapping[str, ScepEndpoint],
+        issuance: Enrolment,
+        signer: Signer,
+        credentials: Challenges,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._ready = {
+            name: _Ready(
+                capabilities="".join(f"{capability}\n" for capability in endpoint.capabilities()),
+                ca_certificates=certificates_only(endpoint.shown_certificates()),
+                authority=RegistrationAuthority(
+                    endpoint=endpoint,
+                    certificate=read_certificate(endpoint.ra_certificate),
+                    issuance=issuance,
+                    signer=signer,
+                    challenges=credentials,
+                    random_bytes=random_bytes,
+                ),
+            )
+            for name, endpoint in endpoints.items()
+        }
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """The outermost edge: every refusal becomes its response, and what nobody expected a bare 500."""
+        try:
+            return await self._answer(request)
+        except HttpRefusal as refusal:
+            return web.Response(status=refusal.status, text=f"{refusal.text}\n")
+        except CmsError as error:
+            status = 413 if error.problem is CmsProblem.TOO_LARGE else 400
+            return web.Response(status=status, text=f"this is no SCEP message that can be answered: {error.detail}\n")
+        except Unavailable as outage:
+            _LOG.warning("unavailable: %s", outage.what)
+            text = f"the server cannot issue now; ask again in {outage.retry_after} seconds\n"
+            return web.Response(status=503, text=text, headers={"Retry-After": str(outage.retry_after)})
+        except web.RequestPayloadError:
+            return web.Response(status=400, text="the body did not arrive as its headers say; send it again\n")
+        except Exception:  # noqa: BLE001  # the outermost edge: logged with its traceback, told to nobody
+            _LOG.exception("request %s failed", request.get("request_id", ""))
+            return web.Response(status=500, headers=_request_id(request))
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        _, _, raw_query = request.raw_path.partition("?")
+        ready = self._endpoint(request.match_info.get("path", ""))
+        query = parse_query(raw_query)
+        match _operation(query):
+            case Operation.GET_CA_CAPS:
+                return web.Response(text=ready.capabilities)
+            case Operation.GET_CA_CERT:
+                # Whatever CA identifier `message` holds: clients send "0", "default", a trustpoint's name or nothing.
+                return web.Response(body=ready.ca_certificates, content_type="application/x-x509-ca-ra-cert")
+            case Operation.PKI_OPERATION:
+                received = message.parse(await _message(request, query))
+                body = await ready.authority.answer(received, source_address=request.remote or "")
+                return web.Response(body=body, content_type="application/x-pki-message")
+            case operation:
+                assert_never(operation)
+
+    def _endpoint(self, path: str) -> _Ready:
+        name = endpoint_of(path, self._ready)
+        if name is None:
+            raise HttpRefusal(404, "there is no SCEP endpoint of this name here; ask the administrator for the URL")
+        return self._ready[name]
+
+
+def routes(server: ScepServer) -> list[web.RouteDef]:
+    return [
+        route
+        for path in ("/scep", "/scep/{path:.*}")
+        for route in (web.get(path, server.handle), web.post(path, server.handle))
+    ]
+
+
+def _operation(query: Mapping[str, bytes]) -> Operation:
+    value = query.get("operation", b"").decode("latin-1")
+    if value == "GetNextCACert":
+        raise HttpRefusal(404, "there is no next CA certificate yet")
+    try:
+        return Operation(value)
+    except ValueError:
+        known = ", ".join(operation.value for operation in Operation)
+        raise HttpRefusal(400, f"the parameter operation must be one of {known}") from None
+
+
+async def _message(request: web.Request, query: Mapping[str, bytes]) -> bytes:
+    """The octets of a PKIOperation, by GET or POST (RFC 8894 §4.1). Its Content-Type is not looked at: each client has its own."""
+    if request.method != "POST":
+        if "message" not in query:
+            raise HttpRefusal(400, "PKIOperation by GET needs the parameter message")
+        try:
+            return decode_message(query["message"])
+        except ValueError as error:
+            raise HttpRefusal(400, str(error)) from None
+    body = bytearray()
+    async for chunk in request.content.iter_chunked(64 * 1024):
+        body += chunk
+        if len(body) > MAX_LENGTH:
+            raise HttpRefusal(413, f"a SCEP message has at most {MAX_LENGTH} octets here")
+    if not body:
+        raise HttpRefusal(400, "the body is empty; a PKIOperation by POST carries the message there")
+    return bytes(body)
+
+
+def _request_id(request: web.Request) -> dict[str, str]:
+    request_id = request.get("request_id")
+    return {"X-Request-Id": request_id} if isinstance(request_id, str) else {}

@@ -1,0 +1,225 @@
+"""SCEP messages (RFC 8894 §3), pure: bytes to a typed message, a typed answer to what gets signed.
+
+Three steps, each a type of its own, so that none can be left out:
+  parse         bytes -> Received: enough to address an answer. What fails here gets no CertRep (CmsError).
+  authenticate  Received -> PkiMessage: its signature is right, its algorithms are good enough (Refusal).
+  open_request  decrypted content of a PKCSReq -> the certification request, by the same key as the message (CmsError).
+"""
+
+from __future__ import annotations
+
+import enum
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from itertools import islice
+
+from pki import der
+from pki.cms.envelope import UNREADABLE, encrypt
+from pki.cms.errors import CmsError, CmsProblem
+from pki.cms.fields import octet_string, oid, printable_string, utf8_string
+from pki.cms.signed import Attribute, Signed, certificates_only, parse_signed, sign, verify
+from pki.cms.types import CertificateView, Cipher, Digest
+from pki.der import IA5_STRING, OCTET_STRING, PRINTABLE_STRING, SEQUENCE, UTF8_STRING
+from scep.endpoint import ScepEndpoint
+from scep.failinfo import FailInfo, Refusal, from_cms
+
+MESSAGE_TYPE = oid("2.16.840.1.113733.1.9.2")
+PKI_STATUS = oid("2.16.840.1.113733.1.9.3")
+FAIL_INFO = oid("2.16.840.1.113733.1.9.4")
+SENDER_NONCE = oid("2.16.840.1.113733.1.9.5")
+RECIPIENT_NONCE = oid("2.16.840.1.113733.1.9.6")
+TRANSACTION_ID = oid("2.16.840.1.113733.1.9.7")
+FAIL_INFO_TEXT = oid("1.3.6.1.5.5.7.24.1")
+
+MAX_TRANSACTION_ID = 255  # characters; 77 is the longest seen
+MAX_NONCE = 64  # octets; RFC 8894 §3.2.1.5 says 16
+MAX_FAIL_TEXT = 500  # characters
+
+_TEXT = frozenset({PRINTABLE_STRING, UTF8_STRING, IA5_STRING})
+
+
+class MessageType(enum.Enum):
+    """RFC 8894 §3.2.1.2; the values as they stand on the wire. Closed: what is not here is refused."""
+
+    CERT_REP = "3"
+    RENEWAL_REQ = "17"
+    PKCS_REQ = "19"
+    CERT_POLL = "20"  # GetCertInitial
+    GET_CERT = "21"
+    GET_CRL = "22"
+
+
+class PkiStatus(enum.Enum):
+    """RFC 8894 §3.2.1.3."""
+
+    SUCCESS = "0"
+    FAILURE = "2"
+    PENDING = "3"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTo:
+    """What every answer carries back."""
+
+    transaction_id: str
+    sender_nonce: bytes
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message whose sender can be answered. Nothing in it is verified."""
+
+    signed: Signed = field(repr=False)
+    transaction_id: str
+    sender_nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PkiMessage:
+    """A message that its signer has signed, with algorithms that the endpoint takes."""
+
+    type: MessageType
+    transaction_id: str
+    sender_nonce: bytes
+    signer: CertificateView
+    digest: Digest
+    content: bytes = field(repr=False)  # pkcsPKIEnvelope, not yet parsed
+
+
+@dataclass(frozen=True, slots=True)
+class CertRep:
+    """An answer before it is signed."""
+
+    content: bytes = field(repr=False)
+    attributes: tuple[Attribute, ...]
+    digest: Digest
+
+
+def parse(data: bytes) -> Received:
+    """BER or DER to a message that can be answered.
+
+    Raises CmsError: it is no CMS message with one signer, or transactionID or senderNonce (both MUST: §3.2.1.1, §3.2.1.5) are
+    not there exactly once, with characters or lengths that we can send back.
+    """
+    signed = parse_signed(data)
+    transaction_id = _text(signed, TRANSACTION_ID)
+    if transaction_id is None or not 0 < len(transaction_id) <= MAX_TRANSACTION_ID:
+        raise CmsError(
+            CmsProblem.ATTRIBUTE, f"transactionID must be there, with 1 to {MAX_TRANSACTION_ID} printable characters"
+        )
+    nonce = signed.attributes.get(SENDER_NONCE)
+    if nonce is None or nonce.tag != OCTET_STRING or not 0 < len(nonce.content) <= MAX_NONCE:
+        raise CmsError(CmsProblem.ATTRIBUTE, "senderNonce must be there, an OCTET STRING of 16 octets")
+    return Received(signed, transaction_id, nonce.content)
+
+
+def _text(signed: Signed, attribute: bytes) -> str | None:
+    """None where the attribute is missing, not a string, or has other characters than printable ASCII."""
+    value = signed.attributes.get(attribute)
+    if value is None or value.tag not in _TEXT:
+        return None
+    text = value.content.decode("latin-1")
+    return text if text.isascii() and text.isprintable() else None
+
+
+def reply_to(received: Received, endpoint: ScepEndpoint) -> ReplyTo:
+    """The digest mirrors the request's, where the endpoint takes that; else it is SHA-256."""
+    try:
+        digest = received.signed.digest
+    except CmsError:
+        digest = Digest.SHA256
+    if not endpoint.takes_digest(digest):
+        digest = Digest.SHA256
+    return ReplyTo(received.transaction_id, received.sender_nonce, digest)
+
+
+def authenticate(received: Received, endpoint: ScepEndpoint) -> PkiMessage:
+    """Check signature and algorithms, then the type. Raises Refusal."""
+    signed = received.signed
+    try:
+        if not endpoint.takes_digest(signed.digest):
+            raise Refusal(FailInfo.BAD_ALG, f"the message uses {signed.digest.value}, which is not accepted here; use SHA-256")
+        verify(signed)
+    except CmsError as error:
+        raise from_cms(error) from error
+    try:
+        kind = MessageType(_text(signed, MESSAGE_TYPE))
+    except ValueError:
+        raise Refusal(FailInfo.BAD_REQUEST, "messageType is missing or not one of RFC 8894") from None
+    return PkiMessage(
+        type=kind,
+        transaction_id=received.transaction_id,
+        sender_nonce=received.sender_nonce,
+        signer=signed.signer,
+        digest=signed.digest,
+        content=signed.content,
+    )
+
+
+def open_request(plaintext: bytes, signer: CertificateView) -> bytes:
+    """The certification request (DER, still to be parsed) that the message's own signer made.
+
+    RFC 8894 §2.3: a self-signed signer has the key of the request. Without this check the signature would prove nothing, and
+    whoever has seen a message could have it decrypted piece by piece: so a foreign request, a broken one and one that could not
+    be decrypted are one CmsError(DECRYPT). Subjects are not compared, as clients give their signers names of their own.
+    """
+    try:
+        info, _ = der.read(der.whole(plaintext, SEQUENCE).content)
+        _version, _subject, key = islice(der.children(der.expect(info, SEQUENCE).content), 3)
+        spki = der.expect(key, SEQUENCE).raw
+    except ValueError:  # DerError, or fewer than three parts
+        spki = b""
+    if not hmac.compare_digest(spki, signer.spki):
+        raise CmsError(CmsProblem.DECRYPT, UNREADABLE)
+    return plaintext
+
+
+def success(
+    to: ReplyTo,
+    certificate: bytes,
+    recipient: CertificateView,
+    cipher: Cipher,
+    *,
+    nonce: bytes,
+    random_bytes: Callable[[int], bytes],
+) -> CertRep:
+    """The issued certificate alone (clients pair the first of several with their key), encrypted to the request's signer."""
+    content = encrypt(certificates_only([certificate]), recipient, cipher=cipher, random_bytes=random_bytes)
+    return _cert_rep(to, PkiStatus.SUCCESS, nonce=nonce, content=content)
+
+
+def failure(to: ReplyTo, refusal: Refusal, *, nonce: bytes) -> CertRep:
+    text = refusal.text[:MAX_FAIL_TEXT]
+    extra = (
+        Attribute(FAIL_INFO, printable_string(refusal.fail_info.value)),
+        Attribute(FAIL_INFO_TEXT, utf8_string(text)),
+    )
+    return _cert_rep(to, PkiStatus.FAILURE, nonce=nonce, extra=extra)
+
+
+def pending(to: ReplyTo, *, nonce: bytes) -> CertRep:
+    return _cert_rep(to, PkiStatus.PENDING, nonce=nonce)
+
+
+def _cert_rep(
+    to: ReplyTo, status: PkiStatus, *, nonce: bytes, content: bytes = b"", extra: tuple[Attribute, ...] = ()
+) -> CertRep:
+    """Without a certificate the content is empty but there: some clients crash where eContent is absent."""
+    attributes = (
+        Attribute(TRANSACTION_ID, printable_string(to.transaction_id)),
+        Attribute(MESSAGE_TYPE, printable_string(MessageType.CERT_REP.value)),
+        Attribute(PKI_STATUS, printable_string(status.value)),
+        Attribute(SENDER_NONCE, octet_string(nonce)),
+        Attribute(RECIPIENT_NONCE, octet_string(to.sender_nonce)),
+        *extra,
+    )
+    return CertRep(content, attributes, to.digest)
+
+
+async def sign_cert_rep(
+    reply: CertRep, ra: CertificateView, *, signature: Callable[[bytes, Digest], Awaitable[bytes]]
+) -> bytes:
+    """DER, with the RA's certificate as the only one in the bag."""
+    return await sign(reply.content, reply.attributes, certificate=ra, digest=reply.digest, signature=signature)
