@@ -1,0 +1,226 @@
+"""Sockets, TLS contexts and the edge that every HTTP request passes: who listens where, and how.
+
+Law of this file: the parent binds, the workers inherit. A worker never binds, so none can be without its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certwright.config import Listen
+from certwright.logs import Log
+from certwright.metrics import Metrics
+from pki.reasons import Unavailable
+
+MAX_BODY = 1 << 20  # front ends set their own, lower limits
+MAX_LINE = 65536  # SCEP by GET carries a whole message in the query; sscep's own buffer is 16 KiB
+KEEP_ALIVE = 75.0  # seconds, also for the head of the first request on a connection
+BODY_TIMEOUT = 30.0  # seconds from the head of a request to the last octet of its body
+_FIRST_ACTIVATED = 3  # sd_listen_fds(3)
+
+
+class Listener(enum.Enum):
+    HTTPS = "https"
+    MTLS = "mtls"
+    HTTP = "http"
+    METRICS = "metrics"
+
+
+Sockets = Mapping[Listener, list[socket.socket]]
+
+
+class BindError(Exception):
+    """An address that we cannot listen on; the text says which and why."""
+
+
+def bind(listen: Listen, environment: Mapping[str, str]) -> Sockets:
+    """Listening sockets for every listener that has an address; those that systemd hands over come first. Raises BindError."""
+    sockets = activated(environment)
+    for listener in Listener:
+        address = getattr(listen, listener.value)
+        if listener not in sockets and address is not None:
+            sockets[listener] = _bind(listener, *address)
+    return sockets
+
+
+def activated(environment: Mapping[str, str]) -> dict[Listener, list[socket.socket]]:
+    """Socket activation: LISTEN_FDNAMES names each socket after its listener. Raises BindError."""
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    count = int(environment.get("LISTEN_FDS", "0"))
+    names = environment.get("LISTEN_FDNAMES", "").split(":")
+    sockets: dict[Listener, list[socket.socket]] = {}
+    for offset in range(count):
+        name = names[offset] if offset < len(names) else ""
+        try:
+            listener = Listener(name)
+        except ValueError:
+            known = ", ".join(one.value for one in Listener)
+            raise BindError(f"socket activation: {name!r} is no listener; set FileDescriptorName= to one of {known}") from None
+        sock = socket.socket(fileno=_FIRST_ACTIVATED + offset)
+        sock.set_inheritable(False)
+        sockets.setdefault(listener, []).append(sock)
+    return sockets
+
+
+def _bind(listener: Listener, host: str, port: int) -> list[socket.socket]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise BindError(f"listen.{listener.value}: {host!r} is no address of this machine ({error.strerror})") from error
+    sockets: list[socket.socket] = []
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError:
+            continue  # a kernel without IPv6
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            sock.close()
+            if sockets and family == socket.AF_INET6:
+                continue  # localhost where IPv6 is off
+            hint = "; is another certwright running?" if error.strerror == "Address already in use" else ""
+            raise BindError(f"listen.{listener.value}: cannot listen on {host} port {port}: {error.strerror}{hint}") from error
+        sock.listen(1024)
+        sock.settimeout(0)
+        sockets.append(sock)
+    if not sockets:
+        raise BindError(f"listen.{listener.value}: cannot listen on {host} port {port}")
+    return sockets
+
+
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """TLS 1.2 and later, and never a request for a client certificate: SCEP clients fail on it. Raises OSError, SSLError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.load_cert_chain(certificate, key)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def client_certificate_context(certificate: Path, key: Path, issuers: Iterable[bytes]) -> ssl.SSLContext:
+    """Takes a client certificate that one of our `issuers` (DER) made; whether one is needed is the endpoint's to say."""
+    context = server_context(certificate, key)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    # The issuing CAs are the anchors, not their root: what another CA below it made is no client of ours.
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    pem = [x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode() for der in issuers]
+    context.load_verify_locations(cadata="\n".join(pem))
+    return context
+
+
+def application(listener: Listener, routes: Iterable[web.RouteDef], *, log: Log, metrics: Metrics) -> web.Application:
+    app = web.Application(middlewares=[_edge(listener, log, metrics)], client_max_size=MAX_BODY)
+    app.add_routes(routes)
+    return app
+
+
+async def start(
+    app: web.Application, sockets: Iterable[socket.socket], context: ssl.SSLContext | None, *, drain: float
+) -> web.AppRunner:
+    """Begin to accept. `drain`: seconds that `cleanup` gives to requests in flight."""
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=False,  # an issuance does not stop half-way because its client left
+        keepalive_timeout=KEEP_ALIVE,
+        max_line_size=MAX_LINE,
+        max_field_size=MAX_LINE,
+        auto_decompress=False,  # no client of ours compresses, and a bomb would
+        shutdown_timeout=drain,
+    )
+    await runner.setup()
+    for sock in sockets:
+        await web.SockSite(runner, sock.dup(), ssl_context=context, backlog=1024).start()
+    return runner
+
+
+def _edge(listener: Listener, log: Log, metrics: Metrics) -> Middleware:
+    """What surrounds every handler: request id, one log line, counters, and an answer whatever happens."""
+    name = listener.value
+    seconds = metrics.request_seconds.labels(name)
+
+    @web.middleware
+    async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id = secrets.token_hex(8)
+        request["request_id"] = request_id
+        started = time.perf_counter()
+        watch = _watch_body(request)
+        try:
+            response = await _answer(request, handler, log)
+        finally:
+            if watch is not None:
+                watch.cancel()
+        response.headers["X-Request-Id"] = request_id
+        took = time.perf_counter() - started
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "none"
+        seconds.observe(took)
+        metrics.requests.labels(name, route, _method(request.method), f"{response.status // 100}xx").inc()
+        log.info(
+            "request",
+            request_id=request_id,
+            listener=name,
+            method=request.method,
+            path=request.rel_url.raw_path[:500],
+            status=response.status,
+            milliseconds=round(took * 1000, 2),
+            source=request.remote,
+        )
+        return response
+
+    return edge
+
+
+async def _answer(request: web.Request, handler: Handler, log: Log) -> web.StreamResponse:
+    """Front ends answer everything that they expect; this is for the rest."""
+    try:
+        return await handler(request)
+    except web.HTTPException as refusal:
+        headers = {"Allow": refusal.headers["Allow"]} if "Allow" in refusal.headers else {}
+        return web.Response(status=refusal.status, text=f"{refusal.reason}\n", headers=headers)
+    except web.RequestPayloadError:
+        return web.Response(status=400, text="the body did not arrive as its headers say\n")
+    except Unavailable as outage:
+        log.warning("unavailable", request_id=request["request_id"], what=outage.what)
+        return web.Response(status=503, headers={"Retry-After": str(outage.retry_after)})
+    except Exception as error:  # noqa: BLE001  # the outermost edge: a bug answers with a bare 500
+        log.bug("request failed", error, request_id=request["request_id"])
+        return web.Response(status=500)
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+
+
+def _method(method: str) -> str:
+    return method if method in _METHODS else "other"
+
+
+def _watch_body(request: web.Request) -> asyncio.TimerHandle | None:
+    """Who sends a body drop by drop loses the connection; aiohttp itself would wait for ever."""
+    if not request.can_read_body:
+        return None
+
+    def give_up() -> None:
+        if not request.content.is_eof() and request.transport is not None:
+            request.transport.abort()
+
+    return asyncio.get_running_loop().call_later(BODY_TIMEOUT, give_up)
