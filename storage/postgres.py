@@ -1,0 +1,249 @@
+"""The shared engine: any number of processes and nodes on one PostgreSQL.
+
+Laws of this file: nothing is true only on one node; a write is one round trip, as one statement of data-modifying CTEs
+(storage/sql.py); whatever the network or the server's state does to us is `Unavailable`, and the pool mends itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import asyncpg
+
+from pki.reasons import Unavailable
+from storage.database import Conflict, Row, Scratch, Step, Value
+from storage.listener import Listener
+from storage.scratch import scratch_id
+from storage.sql import Merged, merge, refused_step, shape, step_on_table
+from storage.wakeups import Wakeups
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    _Connection = asyncpg.Connection[asyncpg.Record]
+    _ConnectionBase = asyncpg.Connection[asyncpg.Record]
+    _Pooled = PoolConnectionProxy[asyncpg.Record]
+else:
+    _ConnectionBase = asyncpg.Connection  # generic in its stubs only
+
+_CONNECT_TIMEOUT = 5.0  # seconds
+_ACQUIRE_TIMEOUT = 5.0  # seconds that a request waits for a free connection
+_COMMAND_TIMEOUT = 30.0  # seconds, for a server that does not answer at all
+_STATEMENT_TIMEOUT_MS = 20_000  # the server's own, which should speak first
+_CACHED_STATEMENTS = 512
+_ATTEMPTS = 5  # of a write that lost against a concurrent one
+_FIRST_PAUSE = 0.005  # seconds, doubled each time and jittered
+
+Rows = Sequence[Sequence[Row]]
+_T = TypeVar("_T")
+
+_OUTAGES = (
+    OSError,  # refused, reset, no such socket
+    TimeoutError,
+    asyncpg.PostgresConnectionError,  # 08
+    asyncpg.InsufficientResourcesError,  # 53: disk full, too many connections
+    asyncpg.OperatorInterventionError,  # 57: shutdown, starting up, cancelled by timeout
+    asyncpg.ReadOnlySQLTransactionError,  # 25006: this server is a standby now
+    asyncpg.LockNotAvailableError,  # 55P03
+    asyncpg.TargetServerAttributeNotMatched,  # none of the DSN's hosts is a primary
+)
+
+
+@contextlib.contextmanager
+def translated(closed: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Outages become `Unavailable`; `closed` says whether an InterfaceError was about a lost connection or is a bug."""
+    try:
+        yield
+    except _OUTAGES as error:
+        raise Unavailable(f"database: {type(error).__name__}") from error
+    except asyncpg.InterfaceError as error:
+        if not closed():
+            raise
+        raise Unavailable("database: connection lost") from error
+
+
+class _PoolConnection(_ConnectionBase):
+    """Returns to the pool without a query: we leave no session state behind that would have to be reset."""
+
+    __slots__ = ()
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+def _settings(application_name: str, statement_timeout_ms: int) -> dict[str, str]:
+    return {
+        "application_name": application_name,
+        "statement_timeout": str(statement_timeout_ms),
+        "idle_in_transaction_session_timeout": str(_STATEMENT_TIMEOUT_MS),
+        "jit": "off",  # our statements are short, and compiling one takes longer than running it
+    }
+
+
+async def connect(
+    dsn: str, *, application_name: str = "certwright", statement_timeout_ms: int = _STATEMENT_TIMEOUT_MS
+) -> _Connection:
+    """A connection outside the pool."""
+    return await asyncpg.connect(
+        dsn, timeout=_CONNECT_TIMEOUT, server_settings=_settings(application_name, statement_timeout_ms)
+    )
+
+
+class PostgresScratch:
+    """UNLOGGED tables: no log, so no sync. A crash of the server or a failover empties them, and the id with them."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+
+    async def id(self) -> str:
+        return await scratch_id(self)
+
+    async def fetch_one(self, sql: str, *args: Value) -> Row | None:
+        return await self._database.fetch_one(sql, *args)
+
+    async def write(self, *steps: Step) -> Rows:
+        return await self._database.write(*steps)
+
+
+class PostgresDatabase:
+    """`storage.database.Database` on a pool of connections and one more that listens."""
+
+    def __init__(self, *, pool: asyncpg.Pool[asyncpg.Record], listener: Listener, wakeups: Wakeups) -> None:
+        self._pool = pool
+        self._listener = listener
+        self._wakeups = wakeups
+        self._scratch = PostgresScratch(self)
+
+    @classmethod
+    async def open(cls, url: str, *, pool_size: int = 8) -> PostgresDatabase:
+        """Raises Unavailable, and asyncpg's own error for wrong credentials or a database that does not exist."""
+        with translated():
+            pool = await asyncpg.create_pool(
+                url,
+                min_size=1,
+                max_size=pool_size,
+                connection_class=_PoolConnection,
+                statement_cache_size=_CACHED_STATEMENTS,
+                max_cached_statement_lifetime=0,
+                command_timeout=_COMMAND_TIMEOUT,
+                timeout=_CONNECT_TIMEOUT,
+                server_settings=_settings("certwright", _STATEMENT_TIMEOUT_MS),
+            )
+        wakeups = Wakeups()
+        return cls(pool=pool, listener=Listener(connect=lambda: connect(url), wakeups=wakeups), wakeups=wakeups)
+
+    @property
+    def scratch(self) -> Scratch:
+        return self._scratch
+
+    async def fetch(self, sql: str, *args: Value) -> Sequence[Row]:
+        async def call(connection: _Pooled) -> list[Row]:
+            return _plain(await connection.fetch(sql, *args))
+
+        return await self._with_connection(call)
+
+    async def fetch_one(self, sql: str, *args: Value) -> Row | None:
+        async def call(connection: _Pooled) -> Row | None:
+            record = await connection.fetchrow(sql, *args)
+            return None if record is None else dict(record.items())
+
+        return await self._with_connection(call)
+
+    async def write(self, *steps: Step) -> Rows:
+        merged = merge(tuple((step.sql, step.rows) for step in steps)) if steps else None
+        pause = _FIRST_PAUSE
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                return await self._write_once(steps, merged)
+            except asyncpg.UniqueViolationError as error:
+                raise Conflict(step_on_table([step.sql for step in steps], error.table_name)) from error
+            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
+                if left == 0:
+                    raise Unavailable("database: too many concurrent writes", retry_after=1) from error
+                await asyncio.sleep(pause * random.random())  # noqa: S311  # jitter, not a secret
+                pause *= 2
+        raise AssertionError  # the last attempt returns or raises
+
+    def notify(self, channel: str) -> None:
+        self._wakeups.notify(channel)
+        self._listener.notify(channel)
+
+    async def wait(self, channel: str, timeout: float) -> bool:
+        return await self._wakeups.wait(channel, timeout)
+
+    async def ping(self) -> None:
+        await self.fetch_one("SELECT 1")
+
+    async def close(self) -> None:
+        await self._listener.close()
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    async def _write_once(self, steps: tuple[Step, ...], merged: Merged | None) -> Rows:
+        if merged is None:
+            return await self._with_connection(lambda connection: _in_transaction(connection, steps))
+        if merged.arguments != tuple(len(step.args) for step in steps):
+            raise TypeError("a step has more or fewer arguments than its SQL has parameters")
+        args = [value for step in steps for value in step.args]
+        try:
+            records = await self._with_connection(lambda connection: connection.fetch(merged.sql, *args))
+        except (asyncpg.InvalidTextRepresentationError, asyncpg.DataError) as error:
+            step = refused_step(str(error))
+            if step is None:
+                raise
+            raise Conflict(step) from None
+        results: list[list[Row]] = [[] for _ in steps]
+        if merged.returning is not None:
+            results[merged.returning] = _plain(records)
+        return results
+
+    async def _with_connection(self, call: Callable[[_Pooled], Awaitable[_T]]) -> _T:
+        with translated(self._pool.is_closing):
+            async with asyncio.timeout(_ACQUIRE_TIMEOUT):
+                connection = await self._pool.acquire()
+        try:
+            with translated(connection.is_closed):
+                return await call(connection)
+        except Unavailable as error:
+            if isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError):
+                await self._pool.expire_connections()  # a primary may have taken over elsewhere
+            raise
+        finally:
+            await self._pool.release(connection)
+
+
+def _plain(records: Sequence[asyncpg.Record]) -> list[Row]:
+    """A Record iterates over its values and a Mapping over its keys; dicts are the same on both engines."""
+    return [dict(record.items()) for record in records]
+
+
+async def _in_transaction(connection: _Pooled, steps: Sequence[Step]) -> Rows:
+    """For the writes that cannot be one statement."""
+    results: list[list[Row]] = []
+    async with connection.transaction():
+        for index, step in enumerate(steps):
+            try:
+                rows, touched = await _run(connection, step)
+            except asyncpg.UniqueViolationError as error:
+                raise Conflict(index) from error
+            if step.rows is not None and touched != step.rows:
+                raise Conflict(index)
+            results.append(rows)
+    return results
+
+
+async def _run(connection: _Pooled, step: Step) -> tuple[list[Row], int]:
+    """Its rows, and how many rows it touched."""
+    form = shape(step.sql)
+    if form.returning or form.verb in {"", "SELECT"}:
+        rows = _plain(await connection.fetch(step.sql, *step.args))
+        return rows, len(rows)
+    status = await connection.execute(step.sql, *step.args)  # "INSERT 0 1", "UPDATE 1"
+    return [], int(status.rsplit(" ", 1)[-1])
