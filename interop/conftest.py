@@ -7,13 +7,8 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import pytest
-
-from interop.support import Site, read_env_file, short_directory
 from tests.helpers.dns import DnsServer
-from tests.helpers.server import Server
 
 
 @contextmanager
