@@ -223,7 +223,7 @@ class Token:
         if self._generation == self._module.generation:
             return
         token = self._module.token(self._label)
-        pin = read_phrase(self._pin_file)
+        pin = _pin(self._pin_file)
         try:
             session = token.open(user_pin=pin)
         except (PinIncorrect, PinLocked, PinExpired, PinInvalid, PinLenRange) as error:
@@ -333,6 +333,13 @@ class Pkcs11Backend:
     def _touch(self) -> None:
         """Raises PKCS11Error when the handle is dead."""
         self._handle()[Attribute.LABEL]
+
+
+def _pin(path: Path) -> str:
+    try:
+        return read_phrase(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: is no text, so it is no PIN") from None
 
 
 def _rsa_public_key(key: pkcs11.PrivateKey, label: str) -> PublicKey:

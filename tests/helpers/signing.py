@@ -139,7 +139,9 @@ def write_key(directory: Path, name: str, key: PrivateKey) -> SoftwareKey:
 def software_keys(directory: Path, issuer: Authority) -> tuple[KeyConfig, ...]:
     """`issuing` and `ra`, in files."""
     return (
-        KeyConfig(name="issuing", use=KeyUse.ISSUER, source=write_key(directory, "issuing", issuer.key), envelope=issuer.envelope()),
+        KeyConfig(
+            name="issuing", use=KeyUse.ISSUER, source=write_key(directory, "issuing", issuer.key), envelope=issuer.envelope()
+        ),
         KeyConfig(name="ra", use=KeyUse.RA, source=write_key(directory, "ra", ra_key()), envelope=None),
     )
 
@@ -190,4 +192,3 @@ class SignerProcess:
 
     def events(self) -> Sequence[str]:
         return [json.loads(line)["event"] for line in self.errors.read_text().splitlines()]
-
