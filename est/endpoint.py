@@ -12,6 +12,7 @@ class Authentication(enum.Enum):
     """How a client may prove who it is. Closed."""
 
     BASIC = "basic"
+    CERTIFICATE = "certificate"  # for simplereenroll, which is not served yet
 
 
 class Base64Wrap(enum.Enum):

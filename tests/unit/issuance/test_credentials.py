@@ -1,0 +1,49 @@
+"""What a check costs depends on what was presented and never on what is stored."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from issuance import credentials
+from issuance.credentials import generate_secret
+
+
+def test_a_generated_secret_is_ours_by_its_shape() -> None:
+    assert re.fullmatch(r"cws_[A-Za-z0-9_-]{43}", generate_secret())
+    assert credentials._is_generated(generate_secret())
+    assert credentials._is_generated(f"cw_{'0' * 16}_{'x' * 43}")
+    for chosen in ("", "secret", "cws_", "cws_" + "x" * 42, "cws_" + "x" * 44, "CWS_" + "x" * 43, "cws_" + "x" * 42 + "\n"):
+        assert not credentials._is_generated(chosen)
+
+
+@pytest.mark.parametrize("stored", [credentials._NO_SCRYPT, "sha256:" + "0" * 64, credentials._sha256("secret")])
+def test_a_chosen_password_is_worked_on_whatever_is_stored_and_matches_no_other_kind(stored: str) -> None:
+    assert not credentials._matches_scrypt(stored, "secret")
+
+
+def test_a_generated_secret_never_matches_what_is_not_its_hash() -> None:
+    secret = generate_secret(random_bytes=bytes)
+    assert credentials._matches_sha256(credentials._sha256(secret), secret)
+    for stored in (credentials._NO_HASH, credentials._NO_SCRYPT, credentials._sha256(secret + "x"), "", secret):
+        assert not credentials._matches_sha256(stored, secret)
+
+
+def test_remembered_successes_are_few_and_tied_to_the_stored_text() -> None:
+    seen = credentials._Successes(key=bytes(32))
+    seen.add("stored", "secret")
+    assert seen.has("stored", "secret")
+    assert not seen.has("stored2", "secret")
+    assert not seen.has("stored", "secret2")
+    for number in range(credentials._CACHED):
+        seen.add("stored", f"other {number}")
+    assert not seen.has("stored", "secret")
+    assert len(seen._seen) == credentials._CACHED
+
+
+def test_no_secret_is_kept_in_the_clear_or_shown() -> None:
+    seen = credentials._Successes(key=b"k" * 32)
+    seen.add("stored", "secret")
+    assert repr(seen) == "_Successes()"
+    assert b"secret" not in b"".join(seen._seen)
