@@ -1,0 +1,25 @@
+"""One ACME endpoint of this server: what its accounts may ask for and what it says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+DEFAULT_ENDPOINT = "default"  # its directory is at /acme/directory, too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcmeEndpoint:
+    """Configuration, already validated. `profiles` and `challenges` hold at least one name each."""
+
+    name: str
+    profiles: tuple[str, ...]  # canonical names; the first is what an order without `profile` gets
+    challenges: tuple[str, ...] = ("http-01",)
+    roles: frozenset[str] = frozenset()  # what accounts of this endpoint may do, for policy
+    terms_of_service: str | None = None  # URL; when set, a new account must agree
+    website: str | None = None
+    caa_identities: tuple[str, ...] = ()
+    external_account: Literal["none"] = "none"
+    order_lifetime: timedelta = timedelta(days=7)
+    authorization_lifetime: timedelta = timedelta(days=7)  # of a valid one, counted from its validation

@@ -1,0 +1,268 @@
+"""What ACME clients say and what they are told: JSON and frozen values, both ways. Pure.
+
+Members that we do not know are ignored (RFC 8555 §7.1: extensions); those that we know must have their type. Rendered
+objects keep `type, url, status, token` first and nested parts last, because acme.sh reads them with sed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from acmeserver.problems import Problem, ProblemType, WireIdentifier, malformed
+from acmeserver.states import AccountStatus, AuthorizationStatus, ChallengeStatus, OrderStatus
+from acmeserver.strict import from_base64url, parse_json
+from pki.clock import Micros, rfc3339, to_micros
+
+MAX_CONTACTS = 10
+MAX_CONTACT = 320  # characters
+MAX_IDENTIFIERS = 100
+MAX_IDENTIFIER = 512  # characters; longer than any name can be
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
+# One addr-spec without comments, quotes or literals; no second one and no hfields (RFC 8555 §7.3).
+_ADDRESS = re.compile(r"[A-Za-z0-9.!#$&'*+/=^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    contact: tuple[str, ...]
+    terms_agreed: bool
+    only_existing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccountUpdate:
+    contact: tuple[str, ...] | None  # None leaves it as it is
+    deactivate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewOrder:
+    identifiers: tuple[WireIdentifier, ...]
+    profile: str | None
+    not_before: Micros | None
+    not_after: Micros | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finalize:
+    csr: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeCert:
+    certificate: bytes = field(repr=False)
+    reason: int = 0
+
+
+def parse_new_account(payload: bytes) -> NewAccount:
+    members = _members(payload)
+    return NewAccount(
+        contact=_contact(members) or (),
+        terms_agreed=_flag(members, "termsOfServiceAgreed"),
+        only_existing=_flag(members, "onlyReturnExisting"),
+    )
+
+
+def parse_account_update(payload: bytes) -> AccountUpdate:
+    """Of a POST to the account URL; an empty payload and `{}` are both a read."""
+    members = _members(payload) if payload else {}
+    return AccountUpdate(contact=_contact(members), deactivate=_deactivated(members))
+
+
+def parse_authorization_update(payload: bytes) -> bool:
+    """Whether to deactivate: False is a read (empty payload)."""
+    if not payload:
+        return False
+    if not _deactivated(_members(payload)):
+        raise malformed('an authorization is read with an empty payload, or updated with {"status": "deactivated"}')
+    return True
+
+
+def parse_read(payload: bytes) -> None:
+    """POST-as-GET (RFC 8555 §6.3): the payload is the empty string, not `{}`."""
+    if payload:
+        raise malformed('this is read by POST-as-GET: the JWS payload is ""')
+
+
+def parse_challenge_response(payload: bytes) -> bool:
+    """Whether to start: `{}` does (a legacy keyAuthorization in it is ignored), an empty payload is a read."""
+    if not payload:
+        return False
+    _members(payload)
+    return True
+
+
+def parse_new_order(payload: bytes) -> NewOrder:
+    members = _members(payload)
+    identifiers = members.get("identifiers")
+    if not isinstance(identifiers, list) or not identifiers:
+        raise malformed("identifiers is missing or no list of at least one")
+    if len(identifiers) > MAX_IDENTIFIERS:
+        raise malformed(f"an order is for {MAX_IDENTIFIERS} identifiers at most; this one has {len(identifiers)}")
+    profile = members.get("profile")
+    if profile is not None and not isinstance(profile, str):
+        raise malformed("profile is no string")
+    return NewOrder(
+        identifiers=tuple(_identifier(item) for item in identifiers),
+        profile=profile,
+        not_before=_time(members, "notBefore"),
+        not_after=_time(members, "notAfter"),
+    )
+
+
+def parse_finalize(payload: bytes) -> Finalize:
+    """The CSR as DER; Synology pads its base64, which is the one leniency."""
+    text = _members(payload).get("csr")
+    if not isinstance(text, str):
+        raise malformed("csr is missing or no string")
+    try:
+        return Finalize(from_base64url(text.rstrip("=")))
+    except ValueError as error:
+        raise Problem(ProblemType.BAD_CSR, "csr is not base64url of a DER request (no PEM armour)") from error
+
+
+def parse_revoke_cert(payload: bytes) -> RevokeCert:
+    members = _members(payload)
+    text, reason = members.get("certificate"), members.get("reason", 0)
+    if not isinstance(text, str):
+        raise malformed("certificate is missing or no string")
+    if not isinstance(reason, int) or isinstance(reason, bool):
+        raise Problem(ProblemType.BAD_REVOCATION_REASON, "reason is no integer")
+    try:
+        return RevokeCert(from_base64url(text), reason)
+    except ValueError as error:
+        raise malformed("certificate is not base64url of a DER certificate") from error
+
+
+def account_json(*, status: AccountStatus, contact: Sequence[str], terms_agreed: bool) -> dict[str, Any]:
+    content: dict[str, Any] = {"status": status.value, "contact": list(contact)}
+    if terms_agreed:
+        content["termsOfServiceAgreed"] = True
+    return content
+
+
+def challenge_json(
+    *, kind: str, url: str, status: ChallengeStatus, token: str, validated_at: Micros | None, error: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    content: dict[str, Any] = {"type": kind, "url": url, "status": status.value, "token": token}
+    if validated_at is not None:
+        content["validated"] = rfc3339(validated_at)
+    if error is not None:
+        content["error"] = dict(error)
+    return content
+
+
+def authorization_json(
+    *,
+    status: AuthorizationStatus,
+    identifier: WireIdentifier,
+    expires_at: Micros,
+    wildcard: bool,
+    challenges: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    content: dict[str, Any] = {"status": status.value, "expires": rfc3339(expires_at), "identifier": identifier.json()}
+    if wildcard:
+        content["wildcard"] = True
+    content["challenges"] = list(challenges)
+    return content
+
+
+def order_json(
+    *,
+    status: OrderStatus,
+    expires_at: Micros,
+    identifiers: Sequence[WireIdentifier],
+    authorizations: Sequence[str],
+    finalize: str,
+    certificate: str | None,
+    profile: str | None,
+    not_before: Micros | None,
+    not_after: Micros | None,
+    error: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    content: dict[str, Any] = {"status": status.value, "expires": rfc3339(expires_at)}
+    if not_before is not None:
+        content["notBefore"] = rfc3339(not_before)
+    if not_after is not None:
+        content["notAfter"] = rfc3339(not_after)
+    if profile is not None:
+        content["profile"] = profile
+    content["identifiers"] = [identifier.json() for identifier in identifiers]
+    content["authorizations"] = list(authorizations)
+    content["finalize"] = finalize
+    if certificate is not None:
+        content["certificate"] = certificate
+    if error is not None:
+        content["error"] = dict(error)
+    return content
+
+
+def _members(payload: bytes) -> dict[str, Any]:
+    try:
+        value = parse_json(payload)
+    except ValueError as error:
+        raise malformed("the payload is not strict JSON (UTF-8, no member twice, no NaN, not too deep)") from error
+    if not isinstance(value, dict):
+        raise malformed("the payload is not a JSON object")
+    return value
+
+
+def _flag(members: Mapping[str, Any], name: str) -> bool:
+    value = members.get(name, False)
+    if not isinstance(value, bool):
+        raise malformed(f"{name} is no boolean")
+    return value
+
+
+def _deactivated(members: Mapping[str, Any]) -> bool:
+    status = members.get("status")
+    if status not in {None, "deactivated"}:
+        raise malformed('the only status that a client can ask for is "deactivated"')
+    return status is not None
+
+
+def _contact(members: Mapping[str, Any]) -> tuple[str, ...] | None:
+    value = members.get("contact")
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise malformed("contact is no list of strings")
+    if len(value) > MAX_CONTACTS:
+        raise malformed(f"an account has {MAX_CONTACTS} contacts at most")
+    for item in value:
+        _check_contact(item)
+    return tuple(value)
+
+
+def _check_contact(contact: str) -> None:
+    scheme, _, address = contact.partition(":")
+    if scheme.lower() != "mailto":
+        raise Problem(ProblemType.UNSUPPORTED_CONTACT, "contacts here are mailto: URLs")
+    if len(contact) > MAX_CONTACT or _ADDRESS.fullmatch(address) is None:
+        raise Problem(ProblemType.INVALID_CONTACT, "a mailto: contact holds one plain address and nothing after it")
+
+
+def _identifier(item: Any) -> WireIdentifier:
+    kind, value = (item.get("type"), item.get("value")) if isinstance(item, dict) else (None, None)
+    if not isinstance(kind, str) or not isinstance(value, str):
+        raise malformed("an identifier is an object with the strings type and value")
+    if len(kind) > MAX_IDENTIFIER or len(value) > MAX_IDENTIFIER:
+        raise malformed(f"an identifier's type and value have {MAX_IDENTIFIER} characters at most")
+    return WireIdentifier(kind, value)
+
+
+def _time(members: Mapping[str, Any], name: str) -> Micros | None:
+    text = members.get(name)
+    if text is None:
+        return None
+    if not isinstance(text, str) or _RFC3339.fullmatch(text) is None:
+        raise malformed(f"{name} is no RFC 3339 time")
+    try:
+        return to_micros(datetime.fromisoformat(text))
+    except (ValueError, OverflowError) as error:
+        raise malformed(f"{name} is no time of any calendar") from error

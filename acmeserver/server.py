@@ -1,0 +1,152 @@
+"""The front end put together: one object for each endpoint, and what they share."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from types import MappingProxyType
+
+import orjson
+
+from acmeserver.accounts import Accounts
+from acmeserver.authentication import Authenticator
+from acmeserver.authorizations import Authorizations
+from acmeserver.endpoint import AcmeEndpoint
+from acmeserver.nonces import Nonces
+from acmeserver.orders import Orders
+from acmeserver.ports import ChallengeMethod, EnqueueValidation, ErrorLog, IssuanceDoor, OrderPolicy
+from acmeserver.revocation import Revocation
+from acmeserver.strict import base64url
+from acmeserver.urls import Urls
+from acmeserver.validations import Validations
+from pki.clock import Clock
+from policy.profiles import Profiles
+from storage.database import Database
+
+HOLD = timedelta(seconds=1)  # how long a challenge POST waits for its result
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One endpoint, ready to answer."""
+
+    endpoint: AcmeEndpoint
+    urls: Urls
+    directory: bytes
+    accounts: Accounts
+    orders: Orders
+    authorizations: Authorizations
+    revocation: Revocation
+
+
+class AcmeServer:
+    """All ACME endpoints of a worker.
+
+    Raises ValueError when an endpoint names a profile or a challenge that is not there.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        endpoints: Iterable[AcmeEndpoint],
+        database: Database,
+        clock: Clock,
+        issuance: IssuanceDoor,
+        profiles: Profiles,
+        policy: OrderPolicy,
+        methods: Mapping[str, ChallengeMethod],
+        enqueue_validation: EnqueueValidation,
+        log: ErrorLog,
+        hold: timedelta = HOLD,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        endpoints = tuple(endpoints)
+        for endpoint in endpoints:
+            _check(endpoint, methods)
+        self.clock = clock
+        self.log = log
+        self._random = random
+        self.nonces = Nonces(database=database, clock=clock, random=random)
+        self.authenticator = Authenticator(database=database, nonces=self.nonces)
+        self.validations = Validations(
+            database=database,
+            clock=clock,
+            methods=methods,
+            enqueue=enqueue_validation,
+            hold=hold,
+            lifetimes={endpoint.name: endpoint.authorization_lifetime for endpoint in endpoints},
+            log=log,
+        )
+
+        def serve(endpoint: AcmeEndpoint) -> Served:
+            urls = Urls(base_url=base_url, endpoint=endpoint.name)
+            return Served(
+                endpoint=endpoint,
+                urls=urls,
+                directory=_directory(endpoint, urls),
+                accounts=Accounts(endpoint=endpoint, database=database, clock=clock, new_id=self.new_id),
+                orders=Orders(
+                    endpoint=endpoint,
+                    urls=urls,
+                    database=database,
+                    clock=clock,
+                    issuance=issuance,
+                    profiles=profiles,
+                    policy=policy,
+                    new_id=self.new_id,
+                    new_token=self._new_token,
+                ),
+                authorizations=Authorizations(endpoint=endpoint, database=database, clock=clock, validations=self.validations),
+                revocation=Revocation(endpoint=endpoint, database=database, clock=clock, issuance=issuance),
+            )
+
+        self.served: Mapping[str, Served] = MappingProxyType({endpoint.name: serve(endpoint) for endpoint in endpoints})
+
+    def new_id(self) -> str:
+        """128 random bits: ids are not secret, but nobody should be able to guess one."""
+        return base64url(self._random(16))
+
+    def _new_token(self) -> str:
+        """RFC 8555 §8.1: at least 128 bits of entropy, base64url."""
+        return base64url(self._random(32))
+
+    async def resume_validation(self, authorization_id: str, kind: str) -> None:
+        """For the job that `enqueue_validation` made. Returns when there is nothing left to do; raises Unavailable."""
+        await self.validations.resume(authorization_id, kind)
+
+    async def clean(self) -> None:
+        """Forget expired nonces. To be called every few minutes by one worker."""
+        await self.nonces.clean()
+
+    async def close(self) -> None:
+        await self.validations.close()
+
+
+def _check(endpoint: AcmeEndpoint, methods: Mapping[str, ChallengeMethod]) -> None:
+    missing = [kind for kind in endpoint.challenges if kind not in methods]
+    if missing or not endpoint.challenges or not endpoint.profiles:
+        message = f"ACME endpoint {endpoint.name}: no profiles, no challenges, or unknown challenges {missing}"
+        raise ValueError(message)
+
+
+def _directory(endpoint: AcmeEndpoint, urls: Urls) -> bytes:
+    """RFC 8555 §7.1.1; only what is there is in it."""
+    meta: dict[str, object] = {}
+    if endpoint.terms_of_service is not None:
+        meta["termsOfService"] = endpoint.terms_of_service
+    if endpoint.website is not None:
+        meta["website"] = endpoint.website
+    if endpoint.caa_identities:
+        meta["caaIdentities"] = list(endpoint.caa_identities)
+    content: dict[str, object] = {
+        "newNonce": urls.new_nonce,
+        "newAccount": urls.new_account,
+        "newOrder": urls.new_order,
+        "revokeCert": urls.revoke_cert,
+    }
+    if meta:
+        content["meta"] = meta
+    return orjson.dumps(content)

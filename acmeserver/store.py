@@ -1,0 +1,233 @@
+"""ACME's tables: the SQL, and rows to values.
+
+Law of this file: whose an object is, is part of the statement that finds it. Each look-up starts at the account and joins
+what belongs to it, so one statement gives the account's present status and key, too; an object that is somebody else's is
+not in the answer. Every status change is a compare-and-set.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from acmeserver.problems import WireIdentifier
+from acmeserver.states import (
+    AccountStatus,
+    AuthorizationStatus,
+    OrderStatus,
+    StoredAuthorization,
+    StoredOrder,
+    authorization_status,
+    order_status,
+)
+from pki.clock import Micros
+from pki.identifiers import DnsName, Identifier, IpAddress
+from storage.database import Row, Value
+
+_ACCOUNT = "id, endpoint, thumbprint, jwk, status, contact, terms_agreed"
+
+ACCOUNT_SQL = f"SELECT {_ACCOUNT} FROM acme_account WHERE id = $1 AND endpoint = $2"  # noqa: S608  # constants only
+ACCOUNT_BY_KEY_SQL = f"SELECT {_ACCOUNT} FROM acme_account WHERE endpoint = $1 AND thumbprint = $2"  # noqa: S608  # constants only
+INSERT_ACCOUNT_SQL = (
+    "INSERT INTO acme_account (id, endpoint, thumbprint, jwk, status, contact, terms_agreed, created_at) "
+    "VALUES ($1, $2, $3, $4, 'valid', $5, $6, $7)"
+)
+UPDATE_CONTACT_SQL = "UPDATE acme_account SET contact = $3 WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
+DEACTIVATE_ACCOUNT_SQL = "UPDATE acme_account SET status = 'deactivated' WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
+
+_AUTHORIZATION = (
+    "z.id AS z_id, z.identifier_type, z.identifier, z.wildcard, z.status AS z_status, z.token, z.challenges, z.chosen, "
+    "z.error AS z_error, z.validated_at, z.expires_at AS z_expires_at"
+)
+
+ORDER_SQL = (
+    "SELECT a.status AS account_status, a.thumbprint AS account_thumbprint, "  # noqa: S608  # constants only
+    "o.id AS o_id, o.status AS o_status, o.identifiers, o.profile, o.profile_version, o.not_before, o.not_after, "
+    f"o.expires_at AS o_expires_at, o.error AS o_error, o.issuer, o.serial, {_AUTHORIZATION} "
+    "FROM acme_account a LEFT JOIN acme_order o ON o.account_id = a.id AND o.id = $3 AND o.expires_at > $4 "
+    "LEFT JOIN acme_order_authorization oa ON oa.order_id = o.id "
+    "LEFT JOIN acme_authorization z ON z.id = oa.authorization_id AND z.account_id = a.id "
+    "WHERE a.id = $1 AND a.endpoint = $2 ORDER BY oa.position"
+)
+# The order is the account's and the account is valid; its key is checked again, for it may have been changed on another node.
+INSERT_ORDER_SQL = (
+    "INSERT INTO acme_order (id, account_id, status, identifiers, profile, profile_version, not_before, not_after, "
+    "expires_at, error, issuer, serial, created_at) "
+    "SELECT CAST($1 AS TEXT), a.id, 'open', CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS TEXT), CAST($7 AS BIGINT), "
+    "CAST($8 AS BIGINT), CAST($9 AS BIGINT), '', '', '', CAST($10 AS BIGINT) "
+    "FROM acme_account a WHERE a.id = $2 AND a.thumbprint = $3 AND a.status = 'valid'"
+)
+INSERT_AUTHORIZATION_SQL = (
+    "INSERT INTO acme_authorization (id, account_id, identifier_type, identifier, wildcard, status, token, challenges, "
+    "chosen, error, evidence, validated_at, expires_at, lease_until, created_at) "
+    "VALUES ($1, $2, $3, $4, $5, 'pending', $6, $7, '', '', '', NULL, $8, 0, $9)"
+)
+INSERT_LINK_SQL = "INSERT INTO acme_order_authorization (order_id, authorization_id, position) VALUES ($1, $2, $3)"
+
+# Finalize's compare-and-set. Of two finalizes one wins; a deactivated account or authorization, or one past its time, cannot.
+BEGIN_ORDER_SQL = (
+    "UPDATE acme_order SET status = 'processing' WHERE id = $1 AND status = 'open' AND expires_at > $2 "
+    "AND EXISTS (SELECT 1 FROM acme_account a WHERE a.id = acme_order.account_id AND a.status = 'valid') "
+    "AND EXISTS (SELECT 1 FROM acme_order_authorization oa WHERE oa.order_id = acme_order.id) "
+    "AND NOT EXISTS (SELECT 1 FROM acme_order_authorization oa JOIN acme_authorization z ON z.id = oa.authorization_id "
+    "WHERE oa.order_id = acme_order.id AND (z.status <> 'valid' OR z.expires_at <= $2))"
+)
+ISSUED_ORDER_SQL = "UPDATE acme_order SET status = 'valid', issuer = $2, serial = $3 WHERE id = $1 AND status = 'processing'"
+RELEASED_ORDER_SQL = "UPDATE acme_order SET status = 'open' WHERE id = $1 AND status = 'processing'"
+FAILED_ORDER_SQL = "UPDATE acme_order SET status = 'invalid', error = $2 WHERE id = $1 AND status = 'processing'"
+
+AUTHORIZATION_SQL = (
+    f"SELECT a.status AS account_status, a.thumbprint AS account_thumbprint, {_AUTHORIZATION} "  # noqa: S608  # constants only
+    "FROM acme_account a LEFT JOIN acme_authorization z ON z.account_id = a.id AND z.id = $3 AND z.expires_at > $4 "
+    "WHERE a.id = $1 AND a.endpoint = $2"
+)
+# For the answer alone: somebody else's authorization is 403, none at all 404.
+AUTHORIZATION_EXISTS_SQL = "SELECT 1 AS found FROM acme_authorization WHERE id = $1 AND account_id <> $2 AND expires_at > $3"
+# For a validation that another worker began: the thumbprint is the account's.
+UNSETTLED_AUTHORIZATION_SQL = (
+    f"SELECT a.endpoint, a.thumbprint AS account_thumbprint, {_AUTHORIZATION} "  # noqa: S608  # constants only
+    "FROM acme_authorization z JOIN acme_account a ON a.id = z.account_id AND a.status = 'valid' "
+    "WHERE z.id = $1 AND z.status IN ('pending', 'processing') AND z.expires_at > $2"
+)
+SETTLE_AUTHORIZATION_SQL = (
+    "UPDATE acme_authorization SET status = $2, chosen = $3, error = $4, evidence = $5, validated_at = $6, expires_at = $7, "
+    "lease_until = 0 WHERE id = $1 AND status IN ('pending', 'processing') AND expires_at > $8 "
+    "AND EXISTS (SELECT 1 FROM acme_account a WHERE a.id = acme_authorization.account_id AND a.status = 'valid')"
+)
+DEACTIVATE_AUTHORIZATION_SQL = (
+    "UPDATE acme_authorization SET status = 'deactivated' WHERE id = $1 AND status IN ('pending', 'processing', 'valid') "
+    "AND expires_at > $4 AND account_id = (SELECT a.id FROM acme_account a WHERE a.id = $2 AND a.thumbprint = $3 "
+    "AND a.status = 'valid')"
+)
+
+CERTIFICATE_SQL = (
+    "SELECT a.status AS account_status, a.thumbprint AS account_thumbprint, o.issuer, o.serial "
+    "FROM acme_account a LEFT JOIN acme_order o ON o.account_id = a.id AND o.serial = $3 AND o.serial <> '' "
+    "AND o.status = 'valid' WHERE a.id = $1 AND a.endpoint = $2"
+)
+# Does the account hold a valid authorization for this name (RFC 8555 §7.6)?
+CONTROLS_SQL = (
+    "SELECT 1 AS found FROM acme_authorization WHERE account_id = $1 AND identifier = $2 AND status = 'valid' "
+    "AND identifier_type = $3 AND wildcard = $4 AND expires_at > $5"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    id: str
+    thumbprint: str
+    jwk: str = field(repr=False)
+    status: AccountStatus
+    contact: tuple[str, ...]
+    terms_agreed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """`identifier` is without the wildcard label; `error` is a problem document or None."""
+
+    id: str
+    identifier: Identifier
+    wildcard: bool
+    stored: StoredAuthorization
+    token: str
+    challenges: tuple[str, ...]
+    chosen: str
+    error: dict[str, Any] | None
+    validated_at: Micros | None
+    expires_at: Micros
+
+    def status(self, now: Micros) -> AuthorizationStatus:
+        return authorization_status(self.stored, expires_at=self.expires_at, now=now)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    id: str
+    stored: StoredOrder
+    identifiers: tuple[WireIdentifier, ...]
+    profile: str
+    profile_version: str
+    not_before: Micros | None
+    not_after: Micros | None
+    expires_at: Micros
+    error: dict[str, Any] | None
+    issuer: str
+    serial: str
+    authorizations: tuple[Authorization, ...]
+
+    def status(self, now: Micros) -> OrderStatus:
+        return order_status(
+            self.stored, expires_at=self.expires_at, authorizations=[each.status(now) for each in self.authorizations], now=now
+        )
+
+
+def to_json(value: object) -> str:
+    return orjson.dumps(value).decode("utf-8")
+
+
+def account_from(row: Row) -> Account:
+    return Account(
+        id=row["id"],
+        thumbprint=row["thumbprint"],
+        jwk=row["jwk"],
+        status=AccountStatus(row["status"]),
+        contact=tuple(orjson.loads(row["contact"])),
+        terms_agreed=bool(row["terms_agreed"]),
+    )
+
+
+def authorization_from(row: Row) -> Authorization:
+    return Authorization(
+        id=row["z_id"],
+        identifier=_identifier_from(row["identifier_type"], row["identifier"]),
+        wildcard=bool(row["wildcard"]),
+        stored=StoredAuthorization(row["z_status"]),
+        token=row["token"],
+        challenges=tuple(orjson.loads(row["challenges"])),
+        chosen=row["chosen"],
+        error=_error_from(row["z_error"]),
+        validated_at=row["validated_at"],
+        expires_at=row["z_expires_at"],
+    )
+
+
+def order_from(rows: Sequence[Row]) -> Order:
+    """From the rows of ORDER_SQL, one for each authorization."""
+    row = rows[0]
+    return Order(
+        id=row["o_id"],
+        stored=StoredOrder(row["o_status"]),
+        identifiers=tuple(WireIdentifier(item["type"], item["value"]) for item in orjson.loads(row["identifiers"])),
+        profile=row["profile"],
+        profile_version=row["profile_version"],
+        not_before=row["not_before"],
+        not_after=row["not_after"],
+        expires_at=row["o_expires_at"],
+        error=_error_from(row["o_error"]),
+        issuer=row["issuer"],
+        serial=row["serial"],
+        authorizations=tuple(authorization_from(each) for each in rows),
+    )
+
+
+def identifier_columns(identifier: Identifier) -> tuple[Value, Value]:
+    """(identifier_type, identifier) of a name without its wildcard label."""
+    kind = "ip" if isinstance(identifier, IpAddress) else "dns"
+    return kind, str(identifier.base)
+
+
+def _identifier_from(kind: str, text: str) -> Identifier:
+    """Our own canonical text, so it is not parsed as a stranger's would be."""
+    return IpAddress(ipaddress.ip_address(text)) if kind == "ip" else DnsName(text)
+
+
+def _error_from(text: str) -> dict[str, Any] | None:
+    if not text:
+        return None
+    error: dict[str, Any] = orjson.loads(text)
+    return error

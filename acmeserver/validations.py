@@ -1,0 +1,137 @@
+"""Validations in flight: begun at once by the worker that got the POST, settled by one compare-and-set.
+
+Nothing is written when a validation begins: the authorization stays pending until there is an answer, so a worker that dies
+in between has lost nothing, and the client may POST again. Only when a POST stops waiting is a job written, which lets any
+worker take the validation up after a crash. Two workers may then both validate; the first result counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import assert_never
+
+from acmeserver import store
+from acmeserver.ports import ChallengeMethod, EnqueueValidation, ErrorLog
+from acmeserver.problems import Problem, ProblemType
+from acmeserver.states import AUTHORIZATION_TRANSITIONS, AuthorizationEvent
+from acmeserver.store import Authorization
+from pki.clock import Clock, after
+from pki.reasons import Unavailable
+from storage.database import Conflict, Database, Step
+from validation.outcome import Failed, Proved
+from validation.outcome import Outcome as Attempt
+
+
+@dataclass(slots=True)
+class _Flight:
+    task: asyncio.Task[Authorization | None]
+    parked: bool = False  # a job row knows of it
+
+
+class Validations:
+    """Shared by all endpoints of a worker. `lifetimes` is how long a valid authorization lives, by endpoint."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        methods: Mapping[str, ChallengeMethod],
+        enqueue: EnqueueValidation,
+        hold: timedelta,
+        lifetimes: Mapping[str, timedelta],
+        log: ErrorLog,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._methods = methods
+        self._enqueue = enqueue
+        self._hold = hold
+        self._lifetimes = lifetimes
+        self._log = log
+        self._flights: dict[str, _Flight] = {}
+
+    def in_flight(self, authorization_id: str) -> bool:
+        return authorization_id in self._flights
+
+    async def attempt(self, authorization: Authorization, kind: str, *, thumbprint: str, endpoint: str) -> Authorization | None:
+        """The settled authorization, or None when it is to be read again: still in flight, or settled by somebody else."""
+        flight = self._take_off(authorization, kind, thumbprint=thumbprint, endpoint=endpoint)
+        done, _ = await asyncio.wait({flight.task}, timeout=self._hold.total_seconds())
+        if done:
+            return flight.task.result()
+        if not flight.parked:
+            flight.parked = True
+            await self._database.write(self._enqueue(authorization.id, kind))
+        return None
+
+    async def resume(self, authorization_id: str, kind: str) -> None:
+        """A job's turn: validate what is not settled yet, and wait for the result. Raises Unavailable (then try again)."""
+        row = await self._database.fetch_one(store.UNSETTLED_AUTHORIZATION_SQL, authorization_id, self._clock.micros())
+        if row is None or row["endpoint"] not in self._lifetimes or kind not in self._methods:
+            return
+        thumbprint = row["account_thumbprint"]
+        flight = self._take_off(store.authorization_from(row), kind, thumbprint=thumbprint, endpoint=row["endpoint"])
+        await asyncio.shield(flight.task)
+
+    async def close(self) -> None:
+        """Stop what is in flight; parked validations are taken up by another worker, the others by the client's next POST."""
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _take_off(self, authorization: Authorization, kind: str, *, thumbprint: str, endpoint: str) -> _Flight:
+        """The one flight of an authorization in this worker: concurrent POSTs share it."""
+        flight = self._flights.get(authorization.id)
+        if flight is None:
+            task = asyncio.create_task(self._validate(authorization, kind, thumbprint, endpoint))
+            flight = self._flights[authorization.id] = _Flight(task)
+            task.add_done_callback(lambda done: self._land(authorization.id, done))
+        return flight
+
+    def _land(self, authorization_id: str, task: asyncio.Task[Authorization | None]) -> None:
+        del self._flights[authorization_id]
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Unavailable):
+            self._log.exception("acme.validation_failed", authorization=authorization_id, exc_info=error)
+
+    async def _validate(self, authorization: Authorization, kind: str, thumbprint: str, endpoint: str) -> Authorization | None:
+        outcome = await self._methods[kind](
+            identifier=authorization.identifier,
+            token=authorization.token,
+            key_authorization=f"{authorization.token}.{thumbprint}",
+        )
+        settled = self._settled(authorization, kind, outcome, self._lifetimes[endpoint])
+        try:
+            await self._database.write(self._settle_step(settled, outcome))
+        except Conflict:
+            return None
+        return settled
+
+    def _settled(self, authorization: Authorization, kind: str, outcome: Attempt, lifetime: timedelta) -> Authorization:
+        after_event = AUTHORIZATION_TRANSITIONS[authorization.stored]
+        match outcome:
+            case Proved():
+                now = self._clock.micros()
+                return replace(
+                    authorization,
+                    stored=after_event[AuthorizationEvent.PROVED],
+                    chosen=kind,
+                    validated_at=now,
+                    expires_at=after(now, lifetime),
+                )
+            case Failed():
+                error = Problem(ProblemType(outcome.problem), outcome.detail).json()
+                return replace(authorization, stored=after_event[AuthorizationEvent.FAILED], chosen=kind, error=error)
+            case _:
+                assert_never(outcome)
+
+    def _settle_step(self, settled: Authorization, outcome: Attempt) -> Step:
+        error = store.to_json(settled.error) if settled.error is not None else ""
+        evidence = store.to_json(outcome.evidence.as_json())
+        result = (settled.stored.value, settled.chosen, error, evidence, settled.validated_at, settled.expires_at)
+        return Step(store.SETTLE_AUTHORIZATION_SQL, (settled.id, *result, self._clock.micros()))

@@ -1,0 +1,70 @@
+"""Stored objects as their owner sees them. Pure: value, URLs and time to JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from acmeserver import messages
+from acmeserver.problems import Problem, ProblemType, wire_identifier
+from acmeserver.states import AuthorizationStatus, OrderStatus, StoredAuthorization, challenge_status
+from acmeserver.store import Account, Authorization, Order
+from acmeserver.urls import Urls
+from pki.clock import Micros
+
+
+def account_view(account: Account) -> dict[str, Any]:
+    return messages.account_json(status=account.status, contact=account.contact, terms_agreed=account.terms_agreed)
+
+
+def order_view(order: Order, *, urls: Urls, now: Micros, show_profile: bool) -> dict[str, Any]:
+    status = order.status(now)
+    return messages.order_json(
+        status=status,
+        expires_at=order.expires_at,
+        identifiers=order.identifiers,
+        authorizations=[urls.authorization(each.id) for each in order.authorizations],
+        finalize=urls.finalize(order.id),
+        certificate=urls.certificate(order.serial) if status is OrderStatus.VALID else None,
+        profile=order.profile if show_profile else None,
+        not_before=order.not_before,
+        not_after=order.not_after,
+        error=_order_error(order, now) if status is OrderStatus.INVALID else None,
+    )
+
+
+def authorization_view(authorization: Authorization, *, urls: Urls, now: Micros, in_flight: bool) -> dict[str, Any]:
+    """Once one challenge was attempted to the end, only that one is shown (RFC 8555 §7.1.4)."""
+    shown = (authorization.chosen,) if authorization.chosen else authorization.challenges
+    return messages.authorization_json(
+        status=authorization.status(now),
+        identifier=wire_identifier(authorization.identifier),
+        expires_at=authorization.expires_at,
+        wildcard=authorization.wildcard,
+        challenges=[challenge_view(authorization, kind, urls=urls, in_flight=in_flight) for kind in shown],
+    )
+
+
+def challenge_view(authorization: Authorization, kind: str, *, urls: Urls, in_flight: bool) -> dict[str, Any]:
+    chosen = kind == authorization.chosen
+    return messages.challenge_json(
+        kind=kind,
+        url=urls.challenge(authorization.id, kind),
+        status=challenge_status(authorization.stored, chosen=chosen, in_flight=in_flight),
+        token=authorization.token,
+        validated_at=authorization.validated_at if chosen else None,
+        error=authorization.error if chosen and authorization.stored is StoredAuthorization.INVALID else None,
+    )
+
+
+def _order_error(order: Order, now: Micros) -> dict[str, Any]:
+    """Why an order is invalid: what was recorded, else the first authorization that stands in its way."""
+    if order.error is not None:
+        return order.error
+    for each in order.authorizations:
+        if each.error is not None:
+            return each.error
+        status = each.status(now)
+        if status not in {AuthorizationStatus.PENDING, AuthorizationStatus.VALID}:
+            name = wire_identifier(each.identifier).value
+            return Problem(ProblemType.UNAUTHORIZED, f"the authorization for {name} is {status.value}").json()
+    return Problem(ProblemType.MALFORMED, "the order is past its time; make a new one").json()
