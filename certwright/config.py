@@ -30,6 +30,7 @@ from policy.rules import Policy
 from signer.api import Envelope, KeyConfig, KeyUse, Pkcs11Key, SoftwareKey
 
 Address = tuple[str, int]
+ONE_WRITER = "SQLite has one writer, so there is one worker; for more, let `database` be a PostgreSQL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Config:
     tls_certificate: Path
     tls_key: Path
     signer_socket: Path | None  # of a signer that somebody else started
-    keys: tuple[KeyConfig, ...]
+    keys: tuple[KeyConfig, ...] = field(repr=False)
     issuers: Mapping[str, Issuer]
     registration_authorities: Mapping[str, RegistrationAuthority]
     profiles: Profiles
@@ -453,7 +454,7 @@ class _Builder:
 
     def _workers(self, database: str) -> int:
         if database.startswith("sqlite:") and self._root.workers > 1:
-            self._document.note(("workers",), "SQLite has one writer, so one worker; for more, let database be a PostgreSQL")
+            self._document.note(("workers",), ONE_WRITER)
         return self._root.workers
 
     def _default_http_url(self) -> str:

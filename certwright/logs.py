@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import traceback
 from typing import Final
 
@@ -46,6 +47,15 @@ class Log:
     def bug(self, event: str, error: BaseException, **fields: object) -> None:
         """With the traceback, which names code and never values."""
         self.event("error", event, error=type(error).__name__, trace="".join(traceback.format_exception(error)), **fields)
+
+    def exception(self, event: str, **fields: object) -> None:
+        """As structlog spells it: the exception is `exc_info`, or the one being handled."""
+        given = fields.pop("exc_info", None)
+        error = given if isinstance(given, BaseException) else sys.exc_info()[1]
+        if error is None:
+            self.error(event, **fields)
+        else:
+            self.bug(event, error, **fields)
 
     def take_over_logging(self) -> None:
         """What `logging` is given from now on comes out here."""

@@ -34,9 +34,23 @@ SIGNER_LIMIT = 6.0
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 10.0
 _SETTLED = 30.0  # seconds of life after which a death is not one in a row any more
 
-Work = Callable[[Config, Path, Sockets, int, int, int], int]
-"""Runs a worker in this process and gives its exit code: configuration, signer socket, sockets, its number, a descriptor to
-write one byte to when it is ready, and one that ends (EOF) when the supervisor is gone."""
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a worker is born with. `ready` and `life` are descriptors: to write to once when it serves, and whose end (EOF)
+    says that the supervisor is gone.
+    """
+
+    config: Config
+    signer_path: Path
+    sockets: Sockets
+    number: int
+    ready: int
+    life: int
+
+
+Work = Callable[[Assignment], int]
+"""Runs a worker in this process and gives its exit code."""
 
 
 class Kind(enum.Enum):
@@ -348,7 +362,15 @@ class Supervisor:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.close(self._life_write)
             self._selector.close()
-            code = self._work(generation.config, generation.signer_path, self._sockets, number, ready_write, self._life_read)
+            assignment = Assignment(
+                config=generation.config,
+                signer_path=generation.signer_path,
+                sockets=self._sockets,
+                number=number,
+                ready=ready_write,
+                life=self._life_read,
+            )
+            code = self._work(assignment)
         except BaseException as error:  # noqa: BLE001  # the end of this process; nothing may reach the parent's frames
             self._log.bug("worker failed", error)
         finally:

@@ -1,0 +1,330 @@
+"""The composition root: every object of a worker is made here, from the configuration, once. Read it top to bottom.
+
+Law of this file: no decision and no I/O but opening what has to be open; whoever wants to know what talks to what reads only this.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from acmeserver.endpoint import AcmeEndpoint
+from acmeserver.http import routes as acme_routes
+from acmeserver.ports import ChallengeMethod
+from acmeserver.server import AcmeServer
+from acmeserver.settlement import ORIGIN, OrderSettler
+from certwright import config as configuration
+from certwright import status
+from certwright.config import Config
+from certwright.listeners import Listener, application
+from certwright.logs import Log
+from certwright.measure import MeasuredSigner, Outcomes, measured_method
+from certwright.metrics import Metrics
+from certwright.pages import MetricsPage
+from est.endpoint import Authentication, EstEndpoint
+from est.http import EstServer
+from est.http import routes as est_routes
+from issuance.credentials import Credentials
+from issuance.pipeline import Pipeline, Rules
+from issuance.revocation import CrlPublisher, CrlSchedule, job_key
+from issuance.service import Issuance
+from issuance.sweeper import Sweeper
+from pki.clock import Clock, Micros, after
+from pki.identifiers import Identifier
+from pki.plan import Issuer, IssuerUrls
+from policy.engine import Deny, Wanted, decide
+from policy.lints import LintGate, pkilint_linter
+from policy.principal import Principal
+from policy.profiles import Profile
+from policy.rules import Policy
+from rest.http import RestServer
+from rest.http import routes as rest_routes
+from scep.endpoint import ScepEndpoint
+from scep.http import ScepServer
+from scep.http import routes as scep_routes
+from signer.api import Signer
+from signer.client import SignerClient
+from storage.database import Database, Step
+from storage.jobs import Handler, Job, JobRunner, Jobs
+from storage.open import open_database
+from validation.egress import Egress
+from validation.http01 import http01
+from validation.outcome import Outcome as Attempt
+from validation.resolver import DnsResolver, Resolver, SystemResolver
+
+SWEEP_EVERY = timedelta(seconds=15)
+CLEAN_EVERY = timedelta(minutes=5)
+# A validation that its worker has not settled by then is tried by whoever claims the job (it may have died).
+RESUME_AFTER = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A worker's objects. `warm_up` loads what the first issuance would else wait for; it blocks, so in a thread."""
+
+    database: Database
+    signer: Signer
+    issuance: Issuance
+    publisher: CrlPublisher
+    runner: JobRunner
+    jobs: Jobs
+    issuers: Mapping[str, Issuer]
+    apps: Mapping[Listener, web.Application]
+    warm_up: Callable[[], object]
+
+
+async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, closing: AsyncExitStack) -> Composition:
+    """Open and connect everything; `closing` closes it in the opposite order. Raises what `open_database` raises."""
+    metrics = Metrics()
+    database = await open_database(config.database, migrate=False)
+    closing.push_async_callback(database.close)
+    client = SignerClient(signer_path)
+    closing.push_async_callback(client.close)
+    signer = MeasuredSigner(client, metrics)
+
+    issuers = issuers_of(config)
+    rules = Rules(policies=config.policies, profiles=config.profiles, issuers=issuers)
+    settler = OrderSettler()
+    linter = functools.cache(pkilint_linter)
+    pipeline = Pipeline(
+        rules=rules,
+        database=database,
+        signer=signer,
+        gate=LintGate(linter=linter),
+        settlers={ORIGIN: settler},
+        clock=clock,
+        new_id=new_id,
+        new_serial=x509.random_serial_number,
+    )
+    issuance = Issuance(
+        pipeline=pipeline, rules=rules, database=database, clock=clock, new_id=new_id, observer=Outcomes(metrics)
+    )
+    credentials = Credentials(database=database, clock=clock)
+    publisher = CrlPublisher(
+        issuers=issuers,
+        schedules={name: CrlSchedule(one.crl_refresh, one.crl_lifetime) for name, one in config.issuers.items()},
+        database=database,
+        signer=signer,
+        clock=clock,
+        new_id=new_id,
+    )
+    sweeper = Sweeper(database=database, settlers={ORIGIN: settler}, clock=clock, new_id=new_id)
+    jobs = Jobs(database=database, clock=clock, new_id=new_id)
+
+    acme = AcmeServer(
+        base_url=config.base_url,
+        endpoints=[acme_endpoint(settings) for settings in config.acme.values()],
+        database=database,
+        clock=clock,
+        issuance=issuance,
+        profiles=config.profiles,
+        policy=OrderRules(config.policies),
+        methods=challenge_methods(config, clock, metrics),
+        enqueue_validation=functools.partial(validation_job, jobs, clock),
+        log=log,
+    )
+    closing.push_async_callback(acme.close)
+    est = EstServer(
+        endpoints={name: est_endpoint(config, settings) for name, settings in config.est.items()},
+        issuance=issuance,
+        credentials=credentials,
+    )
+    scep = ScepServer(
+        endpoints={name: scep_endpoint(config, settings) for name, settings in config.scep.items()},
+        issuance=issuance,
+        signer=signer,
+        credentials=credentials,
+        random_bytes=secrets.token_bytes,
+    )
+    rest = RestServer(issuance=issuance, credentials=credentials, base_url=config.base_url)
+    pages = status.StatusPages(
+        issuers=issuers,
+        roots=status.roots_of(issuers.values()),
+        database=database,
+        signer=signer,
+        clock=clock,
+        metrics=metrics,
+    )
+    metrics_page = MetricsPage(config=config, database=database, metrics=metrics, issuers=issuers)
+
+    tables = {
+        Listener.HTTPS: [*acme_routes(acme), *rest_routes(rest), *scep_routes(scep), *status.routes(pages)],
+        Listener.MTLS: [*est_routes(est), *rest_routes(rest), *status.health_routes(pages)],
+        Listener.HTTP: [*scep_routes(scep), *status.routes(pages), *est_routes(est)],  # EST refuses there: RFC 7030 §3.3
+        Listener.METRICS: [web.get("/metrics", metrics_page.handle), *status.health_routes(pages)],
+    }
+    handlers: dict[str, Handler] = {
+        "crl": functools.partial(_look, publisher),
+        "sweep": functools.partial(_sweep, sweeper, clock),
+        "acme-clean": functools.partial(_clean, acme, clock),
+        "acme-validation": functools.partial(_resume, acme),
+    }
+    return Composition(
+        database=database,
+        signer=signer,
+        issuance=issuance,
+        publisher=publisher,
+        runner=JobRunner(database=database, jobs=jobs, handlers=handlers),
+        jobs=jobs,
+        issuers=issuers,
+        apps={listener: application(listener, table, log=log, metrics=metrics) for listener, table in tables.items()},
+        warm_up=linter,
+    )
+
+
+def new_id() -> str:
+    """128 random bits, URL-safe."""
+    return secrets.token_urlsafe(16)
+
+
+# ---------------------------------------------------------------------- configuration -> what each part wants
+
+
+def issuers_of(config: Config) -> Mapping[str, Issuer]:
+    return {
+        name: Issuer(
+            name=name,
+            certificate=x509.load_der_x509_certificate(issuer.certificate),
+            chain=tuple(x509.load_der_x509_certificate(der) for der in issuer.chain),
+            urls=IssuerUrls(
+                ca_issuers=f"{config.http_url}/aia/{name}.cer",
+                ocsp=f"{config.http_url}/ocsp/{name}",
+                crl=f"{config.http_url}/crl/{name}.crl",
+            ),
+        )
+        for name, issuer in config.issuers.items()
+    }
+
+
+def expected_keys(config: Config) -> Mapping[str, bytes]:
+    """Name in the signer -> SubjectPublicKeyInfo (DER) that the configured certificate has."""
+    certificates = {name: issuer.certificate for name, issuer in config.issuers.items()}
+    certificates |= {authority.key: authority.certificate for authority in config.registration_authorities.values()}
+    return {
+        key: x509.load_der_x509_certificate(der).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        for key, der in certificates.items()
+    }
+
+
+def acme_endpoint(settings: configuration.AcmeSettings) -> AcmeEndpoint:
+    return AcmeEndpoint(
+        name=settings.name,
+        profiles=settings.profiles,
+        challenges=settings.challenges,
+        roles=settings.roles,
+        terms_of_service=settings.terms_of_service,
+        website=settings.website,
+    )
+
+
+def est_endpoint(config: Config, settings: configuration.EstSettings) -> EstEndpoint:
+    return EstEndpoint(
+        label=settings.name,
+        profile=settings.profile,
+        ca_certificates=_ca_certificates(config, settings.profile),
+        authenticate=frozenset(Authentication(one) for one in settings.authenticate),
+        realm=settings.realm,
+    )
+
+
+def scep_endpoint(config: Config, settings: configuration.ScepSettings) -> ScepEndpoint:
+    authority = config.registration_authorities[settings.registration_authority]
+    return ScepEndpoint(
+        name=settings.name,
+        profile=settings.profile,
+        ra_key=authority.key,
+        ra_certificate=authority.certificate,
+        ca_certificates=_ca_certificates(config, settings.profile),
+        legacy=settings.legacy,
+    )
+
+
+def _ca_certificates(config: Config, profile: str) -> tuple[bytes, ...]:
+    """The CA that issues by this profile, and what is above it (DER)."""
+    issuer = config.issuers[config.profiles.get(profile).issuer]
+    return (issuer.certificate, *issuer.chain)
+
+
+def resolver_of(config: Config) -> Resolver:
+    servers = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in config.validation.resolver]
+    return DnsResolver(servers) if servers else SystemResolver()
+
+
+def challenge_methods(config: Config, clock: Clock, metrics: Metrics) -> Mapping[str, ChallengeMethod]:
+    resolver = resolver_of(config)
+    egress = Egress(allow_networks=config.validation.allow_networks)
+
+    async def by_http(*, identifier: Identifier, token: str, key_authorization: str) -> Attempt:
+        return await http01(
+            identifier=identifier,
+            token=token,
+            key_authorization=key_authorization,
+            resolver=resolver,
+            egress=egress,
+            clock=clock,
+            port=config.validation.http01_port,
+        )
+
+    return {"http-01": measured_method("http-01", by_http, metrics, time.perf_counter)}
+
+
+class OrderRules:
+    """acmeserver.ports.OrderPolicy: nobody proves control of a name that policy would refuse in the end."""
+
+    def __init__(self, policies: tuple[Policy, ...]) -> None:
+        self._policies = policies
+
+    def check(self, *, principal: Principal, profile: Profile, identifiers: Sequence[Identifier]) -> None:
+        decision = decide(self._policies, principal, Wanted(profile, tuple(identifiers), common_name=None))
+        if isinstance(decision, Deny):
+            raise decision.rejection
+
+
+# ---------------------------------------------------------------------- jobs
+
+
+def validation_job(jobs: Jobs, clock: Clock, authorization_id: str, kind: str) -> Step:
+    return jobs.enqueue_step(
+        "acme-validation",
+        {"authorization": authorization_id, "kind": kind},
+        run_at=after(clock.micros(), RESUME_AFTER),
+        dedupe=f"acme-validation/{authorization_id}",
+    )
+
+
+async def schedule(composition: Composition, clock: Clock) -> None:
+    """The periodic jobs, once for all nodes: a live job with the same key stays as it is."""
+    now = clock.micros()
+    for issuer in composition.issuers:
+        await composition.jobs.enqueue("crl", {"issuer": issuer}, run_at=now, dedupe=job_key(issuer))
+    await composition.jobs.enqueue("sweep", {}, run_at=now, dedupe="sweep")
+    await composition.jobs.enqueue("acme-clean", {}, run_at=now, dedupe="acme-clean")
+
+
+async def _look(publisher: CrlPublisher, job: Job) -> Micros | None:
+    return await publisher.look(str(job.payload["issuer"]))
+
+
+async def _sweep(sweeper: Sweeper, clock: Clock, _job: Job) -> Micros | None:
+    await sweeper.sweep()
+    return after(clock.micros(), SWEEP_EVERY)
+
+
+async def _clean(acme: AcmeServer, clock: Clock, _job: Job) -> Micros | None:
+    await acme.clean()
+    return after(clock.micros(), CLEAN_EVERY)
+
+
+async def _resume(acme: AcmeServer, job: Job) -> Micros | None:
+    await acme.resume_validation(str(job.payload["authorization"]), str(job.payload["kind"]))
+    return None

@@ -1,0 +1,74 @@
+"""Stop-watches around what other floors do; they know nothing of being measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from acmeserver.ports import ChallengeMethod
+from certwright.metrics import Metrics
+from pki.identifiers import Identifier
+from signer.api import Hash, Signer
+from validation.outcome import Outcome, Proved
+
+
+class Outcomes:
+    """`issuance.service.Observer`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._issued = metrics.issued
+
+    def outcome(self, *, profile: str, channel: str, result: str) -> None:
+        self._issued.labels(profile, channel, result).inc()
+
+
+class MeasuredSigner:
+    """`signer.api.Signer`, each signature timed, its way through the socket included."""
+
+    def __init__(self, signer: Signer, metrics: Metrics) -> None:
+        self._signer = signer
+        self._seconds = {
+            operation: metrics.sign_seconds.labels(operation)
+            for operation in ("certificate", "crl", "ocsp", "ra-sign", "ra-decrypt")
+        }
+
+    async def _timed(self, operation: str, doing: Awaitable[bytes]) -> bytes:
+        started = time.perf_counter()
+        done = await doing
+        self._seconds[operation].observe(time.perf_counter() - started)
+        return done
+
+    async def public_key(self, key: str) -> bytes:
+        return await self._signer.public_key(key)
+
+    async def sign_certificate(self, key: str, tbs: bytes) -> bytes:
+        return await self._timed("certificate", self._signer.sign_certificate(key, tbs))
+
+    async def sign_crl(self, key: str, tbs: bytes) -> bytes:
+        return await self._timed("crl", self._signer.sign_crl(key, tbs))
+
+    async def sign_ocsp(self, key: str, tbs: bytes) -> bytes:
+        return await self._timed("ocsp", self._signer.sign_ocsp(key, tbs))
+
+    async def ra_sign(self, key: str, data: bytes, digest: Hash) -> bytes:
+        return await self._timed("ra-sign", self._signer.ra_sign(key, data, digest))
+
+    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int) -> bytes:
+        return await self._timed("ra-decrypt", self._signer.ra_decrypt(key, ciphertext, length))
+
+    async def ping(self) -> None:
+        await self._signer.ping()
+
+    async def close(self) -> None:
+        await self._signer.close()
+
+
+def measured_method(kind: str, method: ChallengeMethod, metrics: Metrics, now: Callable[[], float]) -> ChallengeMethod:
+    async def measured(*, identifier: Identifier, token: str, key_authorization: str) -> Outcome:
+        started = now()
+        outcome = await method(identifier=identifier, token=token, key_authorization=key_authorization)
+        result = "proved" if isinstance(outcome, Proved) else outcome.kind.value
+        metrics.validation_seconds.labels(kind, result).observe(now() - started)
+        return outcome
+
+    return measured

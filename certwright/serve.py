@@ -1,0 +1,43 @@
+"""From a configuration file to a running supervisor. Imports come in the order in which they are needed: the signer starts first."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from certwright.config import ONE_WRITER, Config, load
+from certwright.logs import Log
+from certwright.metrics_directory import MULTIPROCESS
+from certwright.yaml_positions import ConfigError, Problem
+from pki.clock import SystemClock
+
+
+def serve(file: Path, *, workers: int | None = None, on_ready: Callable[[Config], None] = lambda _: None) -> int:
+    """Until a signal ends it; the exit code. Raises ConfigError, BindError."""
+
+    def read() -> Config:
+        config = load(file)
+        if workers is not None and workers > 1 and config.database_is_embedded:
+            raise ConfigError([Problem(file, 1, 1, f"--workers {workers}: {ONE_WRITER}")])
+        return config if workers is None else replace(config, workers=workers)
+
+    config = read()
+    with tempfile.TemporaryDirectory(prefix="certwright-metrics-") as directory:
+        os.environ[MULTIPROCESS] = directory  # prometheus_client decides by it when it is imported
+        from certwright.listeners import bind
+        from certwright.supervisor import Supervisor
+        from certwright.worker import work
+
+        log = Log(clock=SystemClock(), process="supervisor")
+        supervisor = Supervisor(
+            config=config,
+            sockets=bind(config.listen, os.environ),
+            load=read,
+            work=work,
+            log=log,
+            on_ready=lambda: on_ready(config),
+        )
+        return supervisor.run()

@@ -1,0 +1,102 @@
+"""One worker: composes its objects, serves the inherited sockets, runs jobs, and drains when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+from contextlib import AsyncExitStack
+
+import uvloop
+
+from certwright import listeners
+from certwright.compose import Composition, compose, expected_keys, schedule
+from certwright.config import Config
+from certwright.listeners import Listener
+from certwright.logs import Log
+from certwright.supervisor import Assignment
+from pki.clock import SystemClock
+from pki.reasons import Unavailable
+from storage.schema import SchemaError
+
+EX_OK, EX_FAILED, EX_CONFIG = 0, 1, 78
+DRAIN = 20.0  # seconds that requests in flight have
+
+
+class CannotStart(Exception):
+    """The text says what to change."""
+
+
+def work(assignment: Assignment) -> int:
+    """`certwright.supervisor.Work`."""
+    log = Log(clock=SystemClock(), process=f"worker-{assignment.number}")
+    log.take_over_logging()
+    try:
+        uvloop.run(_serve(assignment, log))
+    except (CannotStart, SchemaError, Unavailable, OSError, ssl.SSLError) as error:
+        log.event("error", "cannot start", why=str(error))
+        return EX_CONFIG
+    return EX_OK
+
+
+async def _serve(assignment: Assignment, log: Log) -> None:
+    config = assignment.config
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_reader(assignment.life, stop.set)  # the supervisor is gone
+    clock = SystemClock()
+    async with AsyncExitStack() as closing:
+        composition = await compose(config, assignment.signer_path, clock=clock, log=log, closing=closing)
+        await _check_keys(config, composition)
+        await _first_crls(composition, log)
+        await schedule(composition, clock)
+        runner = asyncio.create_task(composition.runner.run(stop))
+        serving = [
+            await listeners.start(composition.apps[listener], bound, _context(config, listener), drain=DRAIN)
+            for listener, bound in assignment.sockets.items()
+        ]
+        os.write(assignment.ready, b"ready\n")
+        os.close(assignment.ready)
+        warm = asyncio.create_task(asyncio.to_thread(composition.warm_up))
+        await stop.wait()
+        loop.remove_reader(assignment.life)
+        await asyncio.gather(*(one.cleanup() for one in serving))
+        await _end(runner, DRAIN)
+        await asyncio.gather(warm, return_exceptions=True)
+
+
+async def _end(runner: asyncio.Task[None], patience: float) -> None:
+    """Jobs under way may finish; those that take too long are left to their leases."""
+    _, late = await asyncio.wait({runner}, timeout=patience)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(runner, return_exceptions=True)
+
+
+def _context(config: Config, listener: Listener) -> ssl.SSLContext | None:
+    match listener:
+        case Listener.HTTPS:
+            return listeners.server_context(config.tls_certificate, config.tls_key)
+        case Listener.MTLS:
+            issuers = [issuer.certificate for issuer in config.issuers.values()]
+            return listeners.client_certificate_context(config.tls_certificate, config.tls_key, issuers)
+        case Listener.HTTP | Listener.METRICS:
+            return None
+
+
+async def _check_keys(config: Config, composition: Composition) -> None:
+    """A key that is not its certificate's would make certificates that nobody can verify. Raises CannotStart, Unavailable."""
+    for key, expected in expected_keys(config).items():
+        if await composition.signer.public_key(key) != expected:
+            raise CannotStart(f"the signer's key {key!r} is not the one in its certificate; see `issuers` in {config.file}")
+
+
+async def _first_crls(composition: Composition, log: Log) -> None:
+    """So that every certificate's CRL is there from the first request on."""
+    for issuer in composition.issuers:
+        try:
+            await composition.publisher.look(issuer)
+        except Unavailable as outage:
+            log.warning("no CRL yet", issuer=issuer, why=outage.what)
