@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeVar
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from issuance.request import IssuedCertificate
 from issuance.service import CertificateRecord
+from pki.certificate import pem
 from pki.clock import Micros, rfc3339, to_micros
 from pki.identifiers import Identifier, parse_dns, parse_ip, shown
 from pki.reasons import SUBSCRIBER_REASONS, Reason, Rejection, RevocationReason
@@ -310,10 +309,6 @@ def decode_cursor(text: str) -> tuple[Micros, str]:
             if encode_cursor(before) == text:
                 return before
     raise Rejection(Reason.MALFORMED, "cursor: take the value of `next` from the page before, as it is")
-
-
-def pem(der: bytes) -> str:
-    return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode("ascii")
 
 
 def _common(certificate: IssuedCertificate) -> dict[str, str]:

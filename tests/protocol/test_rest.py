@@ -12,7 +12,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from cryptography import x509
 
+from est.http import EstServer
+from issuance.credentials import Credentials
 from issuance.request import ApiKey, Channel, Pending, Rejected
+from issuance.service import Issuance
 from pki.identifiers import parse_dns
 from pki.reasons import Reason, Rejection, RevocationReason, Unavailable
 from policy.principal import PrincipalKind
@@ -362,3 +365,15 @@ async def test_the_description_names_every_path_and_resolves(client: Client) -> 
     names = {reference.removeprefix("#/components/schemas/") for reference in references(description)}
     assert names <= set(description["components"]["schemas"])
     assert {"IssueBody", "IssuedAnswer", "Problem"} <= names
+
+
+def test_the_real_pipeline_and_credentials_fit() -> None:
+    """The type checker's test: the protocols of the front end are what the real ones offer."""
+
+    def fitted(issuance: Issuance, credentials: Credentials) -> tuple[RestServer, EstServer]:
+        return (
+            RestServer(issuance=issuance, credentials=credentials, base_url=BASE),
+            EstServer(endpoints={}, issuance=issuance, credentials=credentials),
+        )
+
+    assert callable(fitted)
