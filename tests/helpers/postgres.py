@@ -57,6 +57,19 @@ def run_apart(work: Coroutine[Any, Any, _T]) -> _T:
         return thread.submit(asyncio.run, work).result()
 
 
+async def _schema(connection: asyncpg.Connection[asyncpg.Record]) -> list[tuple[str, str]]:
+    """Every table with its columns, and the migrations with their checksums."""
+    tables = await connection.fetch(
+        "SELECT CAST(table_name AS TEXT), string_agg(column_name || ' ' || data_type, ',' ORDER BY ordinal_position) AS columns"
+        " FROM information_schema.columns WHERE table_schema = 'public' GROUP BY table_name"
+    )
+    migrations = await connection.fetch("SELECT name, checksum FROM schema_migration")
+    stamp = ";".join(sorted(f"{row['name']}={row['checksum']}" for row in migrations))
+    return sorted(
+        (row["table_name"], row["columns"] + (stamp if row["table_name"] == "schema_migration" else "")) for row in tables
+    )
+
+
 class PostgresServer:
     """One server process. Its parent's death ends it too, where setpriv(1) can see to that."""
 
@@ -68,6 +81,8 @@ class PostgresServer:
         self._log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
+        self._clean: list[str] = []  # databases that an earlier test has left and that are empty again
+        self._tables: list[tuple[str, str]] = []
 
     def create(self) -> None:
         self._sockets.mkdir(mode=0o700)
@@ -108,16 +123,49 @@ class PostgresServer:
         self._execute(f"CREATE DATABASE {_TEMPLATE}")
         run_apart(upgrade(self.url(_TEMPLATE)))
 
+        async def look() -> list[tuple[str, str]]:
+            connection = await asyncpg.connect(self.url(_TEMPLATE))
+            try:
+                return await _schema(connection)
+            finally:
+                await connection.close()
+
+        self._tables = run_apart(look())
+
     @contextlib.contextmanager
-    def database(self, *, empty: bool = False) -> Iterator[str]:
-        """The URL of a new database, with our schema or empty; dropped at the end, whoever is still connected."""
-        name = f"test_{next(self._numbers)}"
-        self._execute(f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else _TEMPLATE}")
+    def database(self) -> Iterator[str]:
+        """The URL of a database with our schema and nothing in it."""
+        url = self._clean.pop() if self._clean else self._create(_TEMPLATE)
         try:
-            yield self.url(name)
+            yield url
         finally:
-            if self._process is not None:
-                self._execute(f"DROP DATABASE {name} WITH (FORCE)")
+            # Emptying one takes a tenth of the time that copying the template does.
+            if run_apart(self._emptied(url)):
+                self._clean.append(url)
+
+    def empty_database(self) -> str:
+        """The URL of a new database without anything in it."""
+        return self._create("template0")
+
+    def _create(self, template: str) -> str:
+        name = f"test_{next(self._numbers)}"
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url(name)
+
+    async def _emptied(self, url: str) -> bool:
+        """False when a test has changed the schema: then it is no more to be used."""
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            tables = await _schema(connection)
+            if tables != self._tables:
+                return False
+            await connection.execute(";".join(f'DELETE FROM "{name}"' for name, _ in tables if name != "schema_migration"))  # noqa: S608  # our own tables' names
+        finally:
+            await connection.close()
+        return True
 
     def _execute(self, sql: str) -> None:
         async def run() -> None:

@@ -179,7 +179,7 @@ class SignerProcess:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self.end()
 
     def end(self) -> int:
         """SIGTERM if it is still there; its exit code."""
