@@ -1,0 +1,198 @@
+"""Look-ups against a real server that behaves, and one that does not."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.dns import DnsFault as Trouble
+from tests.helpers.dns import DnsServer
+from validation.dnswire import RecordType
+from validation.resolver import Addresses, DnsFault, DnsResolver, LookupFailed, SystemResolver
+
+NAME = "www.example.com"
+V4 = (ipaddress.IPv4Address("192.0.2.1"),)
+V6 = (ipaddress.IPv6Address("2001:db8::1"),)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[DnsServer]:
+    async with DnsServer() as running:
+        running[NAME] = ["192.0.2.1", "2001:db8::1"]
+        yield running
+
+
+def resolver(*servers: DnsServer | str, timeout: float = 1.0, tries: int = 2) -> DnsResolver:
+    texts = [server if isinstance(server, str) else server.address for server in servers]
+    return DnsResolver(texts, timeout=timeout, tries=tries)
+
+
+async def fault(asking: DnsResolver | SystemResolver, name: str = NAME) -> DnsFault:
+    with pytest.raises(LookupFailed) as caught:
+        await asking.addresses(name)
+    assert name in str(caught.value)
+    assert caught.value.resolver == asking.label
+    return caught.value.fault
+
+
+async def test_both_families_come_from_one_exchange(server: DnsServer) -> None:
+    assert await resolver(server).addresses(NAME) == Addresses(V6, V4, server.address)
+    assert sorted(server.queries) == [(NAME, "A"), (NAME, "AAAA")]
+
+
+async def test_one_family_is_enough(server: DnsServer) -> None:
+    server[NAME] = ["192.0.2.1"]
+    assert await resolver(server).addresses(NAME) == Addresses((), V4, server.address)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "expected"),
+    [
+        (Trouble.SERVFAIL, DnsFault.SERVFAIL),
+        (Trouble.REFUSED, DnsFault.REFUSED),
+        (Trouble.REFUSED_BARE, DnsFault.REFUSED),
+        (Trouble.GARBAGE, DnsFault.MALFORMED),
+        (Trouble.TRUNCATED_ALWAYS, DnsFault.MALFORMED),
+        (Trouble.TCP_CUT, DnsFault.MALFORMED),
+    ],
+)
+async def test_every_trouble_has_its_own_fault_and_is_asked_again(
+    server: DnsServer, trouble: Trouble, expected: DnsFault
+) -> None:
+    server.faults[NAME] = trouble
+    assert await fault(resolver(server)) is expected
+    assert server.queries.count((NAME, "A")) >= 2
+
+
+@pytest.mark.parametrize("trouble", [Trouble.SILENT, Trouble.ONLY_FORGED])
+async def test_silence_and_forgeries_time_out(server: DnsServer, trouble: Trouble) -> None:
+    server.faults[NAME] = trouble
+    assert await fault(resolver(server, timeout=0.1)) is DnsFault.TIMEOUT
+    assert server.queries.count((NAME, "A")) == 2
+
+
+async def test_a_name_that_does_not_exist_is_not_one_without_addresses(server: DnsServer) -> None:
+    server.txt("text.example.com", "x")
+    assert await fault(resolver(server), "nowhere.example.com") is DnsFault.NXDOMAIN
+    assert await fault(resolver(server), "text.example.com") is DnsFault.NO_DATA
+    assert len(server.queries) == 4  # conclusive: not asked again
+
+
+async def test_one_lost_packet_does_no_harm(server: DnsServer) -> None:
+    server.faults[NAME] = Trouble.SILENT_ONCE
+    assert await resolver(server, timeout=0.2).addresses(NAME) == Addresses(V6, V4, server.address)
+
+
+@pytest.mark.parametrize("trouble", [Trouble.WRONG_ID, Trouble.WRONG_QUESTION])
+async def test_a_forged_answer_before_the_right_one_is_ignored(server: DnsServer, trouble: Trouble) -> None:
+    server.faults[NAME] = trouble
+    assert await resolver(server).addresses(NAME) == Addresses(V6, V4, server.address)
+
+
+async def test_a_truncated_answer_is_asked_for_by_tcp(server: DnsServer) -> None:
+    server.faults[NAME] = Trouble.TRUNCATED
+    assert await resolver(server).addresses(NAME) == Addresses(V6, V4, server.address)
+    assert server.tcp_queries == 2
+
+
+async def test_a_dead_server_is_passed_over(server: DnsServer) -> None:
+    async with DnsServer() as stopped:
+        pass
+    assert await resolver(stopped, server, timeout=0.3).addresses(NAME) == Addresses(
+        V6, V4, f"{stopped.address},{server.address}"
+    )
+    assert await fault(resolver(stopped, timeout=0.1)) in {DnsFault.UNREACHABLE, DnsFault.TIMEOUT}  # as its kernel tells us
+
+
+async def test_a_failing_server_is_passed_over(server: DnsServer) -> None:
+    async with DnsServer() as failing:
+        failing.faults[NAME] = Trouble.SERVFAIL
+        assert (await resolver(failing, server).addresses(NAME)).v4 == V4
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+async def test_aliases_are_followed_whoever_must(*, recursive: bool) -> None:
+    async with DnsServer(recursive=recursive) as server:
+        server.cname(NAME, "a.example.net")
+        server.cname("a.example.net", "b.example.net")
+        server["b.example.net"] = ["192.0.2.1", "2001:db8::1"]
+        assert await resolver(server).addresses(NAME) == Addresses(V6, V4, server.address)
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+async def test_aliases_in_a_circle_end(*, recursive: bool) -> None:
+    async with DnsServer(recursive=recursive) as server:
+        server.cname(NAME, "a.example.net")
+        server.cname("a.example.net", NAME)
+        assert await fault(resolver(server)) in {DnsFault.LOOP, DnsFault.NO_DATA}
+        assert len(server.queries) < 25
+
+
+@pytest.mark.parametrize("name", ["localhost", "app.localhost", "a.b.localhost"])
+async def test_localhost_is_loopback_and_nobody_is_asked(server: DnsServer, name: str) -> None:
+    """RFC 6761 §6.3."""
+    for asking in (resolver(server), SystemResolver()):
+        found = await asking.addresses(name)
+        assert [str(address) for address in (*found.v6, *found.v4)] == ["::1", "127.0.0.1"]
+    assert server.queries == []
+
+
+async def test_a_name_that_fits_into_no_message_does_not_exist(server: DnsServer) -> None:
+    assert await fault(resolver(server), "a" * 64 + ".example") is DnsFault.NXDOMAIN
+    assert server.queries == []
+
+
+async def test_every_txt_record_is_read_with_its_strings_joined(server: DnsServer) -> None:
+    server.txt("_acme-challenge.example.com", "a" * 300, "second")
+    assert set(await resolver(server).txt("_acme-challenge.example.com")) == {b"a" * 300, b"second"}
+    with pytest.raises(LookupFailed, match="TXT"):
+        await resolver(server).txt(NAME)
+
+
+async def test_ids_are_drawn_until_they_differ(server: DnsServer) -> None:
+    ids = iter([7, 7, 7, 8])
+    asking = DnsResolver([server.address], random_id=lambda: next(ids))
+    assert (await asking.addresses(NAME)).v4 == V4
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ns.example.com", "192.0.2.1:x", "192.0.2.1:0", "192.0.2.1:65536", "[::1:53", "192.0.2.1:-1"]
+)
+def test_a_server_that_is_no_address_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        DnsResolver([text])
+
+
+def test_no_server_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="no DNS server"):
+        DnsResolver([])
+
+
+@pytest.mark.parametrize("text", ["192.0.2.1", "192.0.2.1:53", "::1", "[::1]", "[::1]:53"])
+def test_servers_are_written_as_people_write_them(text: str) -> None:
+    assert DnsResolver([text]).label == text
+
+
+async def test_the_hosts_file_counts_and_the_last_dot_keeps_search_lists_out(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text(
+        "# comment\n192.0.2.1 Www.Example.com alias # www.other.example\n\n2001:db8::1 www.example.com\nbroken bad.example\n"
+    )
+    found = await SystemResolver(hosts=hosts).addresses(NAME)
+    assert found == Addresses(V6, V4, str(hosts))
+    for name in ("www.other.example.invalid", "bad.example.invalid"):
+        assert await fault(SystemResolver(hosts=hosts), name) in {DnsFault.NXDOMAIN, DnsFault.TIMEOUT, DnsFault.NO_DATA}
+
+
+async def test_the_system_reads_txt_from_the_servers_of_resolv_conf(tmp_path: Path) -> None:
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("search example.com\nnameserver not-an-address\n")
+    with pytest.raises(LookupFailed, match="cannot be reached"):
+        await SystemResolver(servers=conf).txt("_acme-challenge.example.com")
+
+
+def test_record_types_are_those_of_iana() -> None:
+    assert {kind.name: kind.value for kind in RecordType} == {"A": 1, "CNAME": 5, "TXT": 16, "AAAA": 28}
