@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -50,20 +51,21 @@ class Listener:
             await self._task
 
     async def _run(self) -> None:
-        while True:
+        for lives in itertools.count():
             try:
-                await self._listen()
+                await self._listen(again=lives > 0)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 _log.warning("the database's notifications are away: %s", type(error).__name__)
             await asyncio.sleep(_PAUSE)
 
-    async def _listen(self) -> None:
+    async def _listen(self, *, again: bool) -> None:
         """Until the connection is lost."""
         connection = await self._connect()
         try:
             connection.add_termination_listener(lambda _: self._stir.set())
             await connection.add_listener(_CHANNEL, self._received)
-            self._wakeups.notify_all()
+            if again:
+                self._wakeups.notify_all()
             while not connection.is_closed():
                 self._stir.clear()
                 if self._outgoing:

@@ -301,14 +301,15 @@ class SqliteDatabase:
         self._is_closed = False
 
     @classmethod
-    async def open(cls, path: Path, *, boot_id: str | None = None) -> SqliteDatabase:
+    async def open(cls, path: Path, *, boot_id: str | None = None, busy_timeout: float = 5.0) -> SqliteDatabase:
         """Makes the file when there is none. Raises OSError for a folder that is missing or not ours, Unavailable otherwise.
 
-        `boot_id` tells one run of the machine from the next; by default the kernel's own.
+        `boot_id` tells one run of the machine from the next; by default the kernel's own. `busy_timeout` is how many seconds
+        a write waits for another process (a command of the operator's) that holds the database.
         """
         create_private(path)
         with contextlib.ExitStack() as opened, translated():
-            writer = opened.enter_context(contextlib.closing(connect(path, busy_timeout=5)))
+            writer = opened.enter_context(contextlib.closing(connect(path, busy_timeout=busy_timeout)))
             writer.execute("PRAGMA journal_mode = WAL")
             writer.execute("PRAGMA synchronous = FULL")
             writer.execute("PRAGMA foreign_keys = ON")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -22,10 +23,13 @@ def insert(owner: str, number: int = 1) -> Step:
 
 
 @pytest.fixture(autouse=True)
-async def _tables(database: Database) -> None:
+async def _tables(database: Database) -> AsyncIterator[None]:
     """Of our own, so that these tests stand whatever the schema becomes."""
     for sql in TABLES:
         await database.write(Step(sql, rows=None))
+    yield
+    for table in ("thing", "note"):
+        await database.write(Step(f"DROP TABLE {table}", rows=None))
 
 
 async def count(database: Database) -> int:
