@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from pki import der
 from pki.certificate import assemble
@@ -103,8 +104,22 @@ def _check_extensions(certificate: x509.Certificate, plan: CertificatePlan, issu
     for rule, holds in rules.items():
         if not holds:
             _refuse(rule)
+    _check_urls(values, issuer)
     if plan.identifiers:
         _check_names(values.get_extension_for_class(x509.SubjectAlternativeName).value, plan)
+
+
+def _check_urls(extensions: x509.Extensions, issuer: Issuer) -> None:
+    access = extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+    points = extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+    urls = [(entry.access_method, entry.access_location.value) for entry in access]
+    if urls != [
+        (AuthorityInformationAccessOID.OCSP, issuer.urls.ocsp),
+        (AuthorityInformationAccessOID.CA_ISSUERS, issuer.urls.ca_issuers),
+    ]:
+        _refuse("its authority information access is not its issuer's")
+    if [[name.value for name in point.full_name or ()] for point in points] != [[issuer.urls.crl]]:
+        _refuse("its CRL distribution point is not its issuer's")
 
 
 def _check_names(names: x509.SubjectAlternativeName, plan: CertificatePlan) -> None:
@@ -113,6 +128,12 @@ def _check_names(names: x509.SubjectAlternativeName, plan: CertificatePlan) -> N
     if [name.value for name in names] != wanted:
         _refuse("its subject alternative names are not exactly the granted ones")
 
+
+# Two of pkilint's readings hold names and URLs to what the public DNS knows: two labels or more, a top-level domain of letters,
+# no wildcard. RFC 5280 §4.2.1.6 asks only for the preferred name syntax and leaves wildcards open, and a private CA names hosts
+# such as `printer` and serves CRLs from `localhost`. Our own rules stand in their place, on every certificate: names are as
+# `pki.identifiers` made them (_check_names), URLs are the issuer's, byte for byte (_check_urls).
+_OURS_TO_JUDGE = frozenset({"pkix.invalid_domain_name_syntax", "pkix.invalid_uri_syntax"})
 
 Linter = Callable[[bytes], list[str]]
 """DER of a certificate -> findings of WARNING or above, "severity code" each."""
@@ -165,6 +186,7 @@ def pkilint_linter() -> Linter:
             for result in validator.validate(document.root)
             for finding in result.finding_descriptions
             if finding.finding.severity <= ValidationFindingSeverity.WARNING  # FATAL is 0
+            and finding.finding.code not in _OURS_TO_JUDGE
         ]
 
     return lint
