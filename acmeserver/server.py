@@ -121,6 +121,10 @@ class AcmeServer:
         """Forget expired nonces. To be called every few minutes by one worker."""
         await self.nonces.clean()
 
+    async def drain(self) -> None:
+        """Wait for the validations in flight; bounded by their own deadlines."""
+        await self.validations.drain()
+
     async def close(self) -> None:
         await self.validations.close()
 

@@ -77,11 +77,13 @@ class ScriptedMethod:
     clock: Clock
     failing: dict[str, FailureKind] = field(default_factory=dict)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    started: asyncio.Event = field(default_factory=asyncio.Event)
     raises: list[Exception] = field(default_factory=list)
     calls: list[tuple[str, str]] = field(default_factory=list)  # (identifier, key authorization)
 
     async def __call__(self, *, identifier: Identifier, token: str, key_authorization: str) -> Attempt:
         self.calls.append((str(identifier), key_authorization))
+        self.started.set()
         await self.gate.wait()
         if self.raises:
             raise self.raises.pop()
