@@ -9,25 +9,18 @@ Fuzz invariant: `normalise(x)` is a value or a CmsError, and `normalise(normalis
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pki.cms.errors import CmsError, CmsProblem
-from pki.der import OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET, encode
+from pki.der import OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET, children, encode
 
 MAX_DEPTH = 32
 MAX_LENGTH = 256 * 1024  # octets
 MAX_ELEMENTS = 4096  # a PKCSReq has about 150; without a bound 256 KiB of NULLs cost 0.2 s
 
 _CONSTRUCTED = 0x20
+_CONSTRUCTED_OCTET_STRING = OCTET_STRING | _CONSTRUCTED
 _CONTEXT_0 = 0xA0
 _CONTEXT_0_PRIMITIVE = 0x80
-_UNIVERSAL = 0xC0  # mask: both bits clear
-
-
-class _Element(NamedTuple):
-    tag: int
-    content: bytes
-    children: tuple[_Element, ...]
+_END_OF_CONTENTS = b"\0\0"
 
 
 def normalise(data: bytes, *, max_depth: int = MAX_DEPTH, max_length: int = MAX_LENGTH) -> bytes:
@@ -39,18 +32,18 @@ def normalise(data: bytes, *, max_depth: int = MAX_DEPTH, max_length: int = MAX_
     if len(data) > max_length:
         raise CmsError(CmsProblem.TOO_LARGE, f"the message is longer than {max_length} octets")
     reader = _Normaliser(data)
-    element = reader.element(len(data), max_depth)
+    tag, content = reader.element(len(data), max_depth)
     if reader.position != len(data):
-        raise CmsError(CmsProblem.ENCODING, f"{len(data) - reader.position} octets follow the end of the message")
-    return _encoded(element)
+        raise _wrong(reader.position, "more octets after the end of the message")
+    return encode(tag, content)
 
 
-def _encoded(element: _Element) -> bytes:
-    return encode(element.tag, element.content)
+def _wrong(at: int, what: str) -> CmsError:
+    return CmsError(CmsProblem.ENCODING, f"{what}, at octet {at}")
 
 
 class _Normaliser:
-    """One pass over `data`, from `position` on."""
+    """One pass over `data`, from `position` on. The loop over elements is the cost of every message, so it stays flat."""
 
     __slots__ = ("_data", "_elements", "position")
 
@@ -59,92 +52,73 @@ class _Normaliser:
         self._elements = 0
         self.position = 0
 
-    def element(self, end: int, depth: int) -> _Element:
-        """The element that starts at `position`; it must end at or before `end`."""
+    def element(self, end: int, depth: int) -> tuple[int, bytes]:
+        """Tag and normalised content of the element that starts at `position`; it must end at or before `end`."""
         self._elements += 1
         if self._elements > MAX_ELEMENTS:
             raise CmsError(CmsProblem.TOO_LARGE, f"the message has more than {MAX_ELEMENTS} elements")
+        data, start = self._data, self.position
+        if end - start < 2:
+            raise _wrong(start, "an early end")
+        tag, length = data[start], data[start + 1]
+        if tag & 0x1F == 0x1F or tag == 0:
+            raise _wrong(start, "a tag that CMS does not have")
+        self.position = start + 2
+        indefinite = length == 0x80
+        if length > 0x80:
+            length = self._long_length(length & 0x7F, end)
+        if not indefinite and length > end - self.position:
+            raise _wrong(start, "a length beyond the end")
+        if tag & _CONSTRUCTED:
+            if depth <= 1:
+                raise CmsError(CmsProblem.TOO_DEEP, "the message is nested too deeply")
+            inside = self._children(end if indefinite else self.position + length, depth - 1, indefinite=indefinite)
+            return _joined(tag, inside, start)
+        if indefinite:
+            raise _wrong(start, "an indefinite length on a primitive")
+        content = data[self.position : self.position + length]
+        self.position += length
+        return tag, content
+
+    def _long_length(self, octets: int, end: int) -> int:
         start = self.position
-        tag = self._octet(end)
-        if tag & 0x1F == 0x1F:
-            raise self._wrong(start, "a tag above 30")
-        if tag == 0:
-            raise self._wrong(start, "an end-of-contents out of place")
-        length = self._length(end)
-        if not tag & _CONSTRUCTED:
-            if length is None:
-                raise self._wrong(start, "an indefinite length on a primitive")
-            content = self._data[self.position : self.position + length]
-            self.position += length
-            return _Element(tag, content, ())
-        if depth <= 1:
-            raise CmsError(CmsProblem.TOO_DEEP, "the message is nested too deeply")
-        return self._constructed(tag, start, self._children(end, length, depth - 1))
+        self.position += octets
+        if self.position > end:
+            raise _wrong(start, "an early end")
+        return int.from_bytes(self._data[start : self.position], "big")
 
-    def _octet(self, end: int) -> int:
-        if self.position >= end:
-            raise self._wrong(self.position, "an early end")
-        octet = self._data[self.position]
-        self.position += 1
-        return octet
-
-    def _length(self, end: int) -> int | None:
-        """None where it is indefinite."""
-        start = self.position
-        first = self._octet(end)
-        if first == 0x80:
-            return None
-        length = first
-        if first > 0x80:
-            length = 0
-            for _ in range(first & 0x7F):
-                length = length << 8 | self._octet(end)
-                if length > len(self._data):
-                    raise self._wrong(start, "a length beyond the end")
-        if length > end - self.position:
-            raise self._wrong(start, "a length beyond the end")
-        return length
-
-    def _children(self, end: int, length: int | None, depth: int) -> tuple[_Element, ...]:
+    def _children(self, end: int, depth: int, *, indefinite: bool) -> list[tuple[int, bytes]]:
         children = []
-        if length is not None:
-            end = self.position + length
+        if not indefinite:
             while self.position < end:
                 children.append(self.element(end, depth))
-            return tuple(children)
-        while self._data[self.position : min(self.position + 2, end)] != b"\0\0":
+            return children
+        while self._data[self.position : min(self.position + 2, end)] != _END_OF_CONTENTS:
             children.append(self.element(end, depth))
         self.position += 2
-        return tuple(children)
-
-    def _constructed(self, tag: int, start: int, children: tuple[_Element, ...]) -> _Element:
-        if tag == OCTET_STRING | _CONSTRUCTED:
-            if not _all_octet_strings(children):
-                raise self._wrong(start, "an OCTET STRING made of other things")
-            return _Element(OCTET_STRING, b"".join(child.content for child in children), ())
-        if tag & _UNIVERSAL == 0 and tag not in {SEQUENCE, SET}:
-            raise self._wrong(start, f"a constructed form of tag {tag & 0x1F}")
-        if tag == SEQUENCE:
-            children = _merge_encrypted_content(children)
-        return _Element(tag, b"".join(map(_encoded, children)), children)
-
-    def _wrong(self, at: int, what: str) -> CmsError:
-        return CmsError(CmsProblem.ENCODING, f"{what} at octet {at}")
+        return children
 
 
-def _all_octet_strings(children: tuple[_Element, ...]) -> bool:
-    return all(child.tag == OCTET_STRING for child in children)
+def _joined(tag: int, inside: list[tuple[int, bytes]], start: int) -> tuple[int, bytes]:
+    """The element that these children make under this tag."""
+    if tag == _CONSTRUCTED_OCTET_STRING:
+        if any(kind != OCTET_STRING for kind, _ in inside):
+            raise _wrong(start, "an OCTET STRING made of other things")
+        return OCTET_STRING, b"".join([content for _, content in inside])
+    if tag < 0x40 and tag not in {SEQUENCE, SET}:
+        raise _wrong(start, "a constructed form of a type that has none in CMS")
+    if tag == SEQUENCE and [kind for kind, _ in inside] == [OBJECT_IDENTIFIER, SEQUENCE, _CONTEXT_0]:
+        inside[2] = _merged(inside[2][1])
+    return tag, b"".join([encode(kind, content) for kind, content in inside])
 
 
-def _merge_encrypted_content(children: tuple[_Element, ...]) -> tuple[_Element, ...]:
-    """EncryptedContentInfo's `[0] IMPLICIT OCTET STRING` in pieces (RFC 5652 §6.1).
+def _merged(content: bytes) -> tuple[int, bytes]:
+    """EncryptedContentInfo's `[0] IMPLICIT OCTET STRING` in pieces (RFC 5652 §6.1), `content` being the pieces.
 
     The same octets under another parent are an EXPLICIT wrapper around one OCTET STRING (eContent), so it is the OID and
     the AlgorithmIdentifier before it that tell.
     """
-    if [child.tag for child in children] != [OBJECT_IDENTIFIER, SEQUENCE, _CONTEXT_0]:
-        return children
-    content = children[2]
-    if not _all_octet_strings(content.children):
-        return children
-    return (*children[:2], _Element(_CONTEXT_0_PRIMITIVE, b"".join(child.content for child in content.children), ()))
+    pieces = list(children(content))
+    if any(piece.tag != OCTET_STRING for piece in pieces):
+        return _CONTEXT_0, content
+    return _CONTEXT_0_PRIMITIVE, b"".join(piece.content for piece in pieces)

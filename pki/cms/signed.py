@@ -37,6 +37,7 @@ from pki.cms.types import (
     DATA,
     DIGEST_OIDS,
     DIGESTS,
+    MAX_RSA_BITS,
     MESSAGE_DIGEST,
     MGF1,
     RSA_ENCRYPTION,
@@ -235,8 +236,8 @@ def _pss(algorithm: Algorithm, digest: Digest) -> padding.PSS:
     if {hash_algorithm.oid, mask_digest.oid} != {DIGEST_OIDS[digest]}:
         raise CmsError(CmsProblem.ALGORITHM, "RSASSA-PSS must use the message's digest for both hash and mask")
     length = _PSS_DEFAULT_SALT if salt is None else read_integer(only(salt.content, INTEGER, "saltLength").content)
-    if not 0 <= length <= 64:
-        raise CmsError(CmsProblem.ALGORITHM, "the RSASSA-PSS salt must have 0 to 64 octets")
+    if not 0 <= length <= MAX_RSA_BITS // 8:  # OpenSSL fills the whole modulus with it
+        raise CmsError(CmsProblem.ALGORITHM, "the RSASSA-PSS salt is longer than a key")
     return padding.PSS(padding.MGF1(digest.algorithm), length)
 
 

@@ -1,0 +1,97 @@
+"""Every octet of a message can be wrong: a value or a CmsError, nothing else. Mutations of real messages reach deeper than noise."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+
+from asn1crypto import cms as asn1_cms
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pki.cms.ber import normalise
+from pki.cms.envelope import parse_enveloped
+from pki.cms.errors import CmsError
+from pki.cms.signed import parse_signed, verify
+from pki.cms.types import read_certificate
+from scep.message import open_request, parse
+from tests.helpers.scep import Message, ScepCa, csr, der_of, enveloped, pkcs_req, rsa_key, self_signed
+
+
+@functools.cache
+def seeds() -> tuple[bytes, ...]:
+    ca = ScepCa()
+    pss = Message(content=b"x", pss=True)
+    return (
+        pkcs_req(ca).encode(),
+        pss.encode(),
+        enveloped(b"content", ca.ra),
+        der_of(ca.certificate),
+        csr(rsa_key("device")),
+    )
+
+
+@st.composite
+def mutations(draw: st.DrawFn) -> bytes:
+    """A real message with octets changed, cut out or put in, and lengths that no longer fit."""
+    data = bytearray(seeds()[draw(st.integers(0, len(seeds()) - 1))])
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(data) - 1))
+        match draw(st.sampled_from(("set", "flip", "cut", "insert", "copy"))):
+            case "set":
+                data[at] = draw(st.sampled_from((0x00, 0x04, 0x05, 0x24, 0x30, 0x31, 0x80, 0x81, 0x84, 0xA0, 0xFF)))
+            case "flip":
+                data[at] ^= 1 << draw(st.integers(0, 7))
+            case "cut":
+                del data[at : at + draw(st.integers(1, 40))]
+            case "insert":
+                data[at:at] = draw(st.binary(max_size=20))
+            case _:
+                data[at:at] = data[at : at + draw(st.integers(1, 200))]
+        if not data:
+            break
+    return bytes(data)
+
+
+def everything(data: bytes) -> None:
+    signer = read_certificate(der_of(self_signed(rsa_key("device"))))
+    with contextlib.suppress(CmsError):
+        assert normalise(normalise(data)) == normalise(data)
+    with contextlib.suppress(CmsError):
+        verify(parse_signed(data))
+    with contextlib.suppress(CmsError):
+        parse(data)
+    with contextlib.suppress(CmsError):
+        parse_enveloped(data)
+    with contextlib.suppress(CmsError):
+        read_certificate(data).rsa_key()
+    with contextlib.suppress(CmsError):
+        open_request(data, signer)
+
+
+@settings(max_examples=400, deadline=None)
+@given(mutations())
+def test_a_mutated_message_is_a_value_or_a_cms_error(data: bytes) -> None:
+    everything(data)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300))
+def test_noise_is_a_value_or_a_cms_error(data: bytes) -> None:
+    everything(data)
+
+
+@settings(max_examples=150, deadline=None)
+@given(mutations())
+def test_what_verifies_is_what_another_parser_reads(data: bytes) -> None:
+    """Signature wrapping: if `verify` accepts it, then asn1crypto sees the same content, signer and transaction."""
+    try:
+        signed = parse_signed(data)
+        verify(signed)
+    except CmsError:
+        return
+    other = asn1_cms.ContentInfo.load(normalise(data))["content"]
+    (info,) = other["signer_infos"]
+    assert other["encap_content_info"]["content"].native == signed.content
+    assert info["signature"].native == signed.signature
+    assert len(info["signed_attrs"]) == len(signed.attributes)

@@ -1,0 +1,239 @@
+"""SCEP over HTTP (RFC 8894 §4), down to the octets of the request line: old devices do not speak as libraries do."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import pytest
+from aiohttp import ClientSession, web
+from cryptography.hazmat.primitives.serialization import pkcs7
+
+from pki.reasons import Unavailable
+from scep.http import ScepServer, routes
+from tests.helpers.scep import (
+    KnownChallenges,
+    Message,
+    ScepCa,
+    SimulatedIssuance,
+    SoftwareSigner,
+    csr,
+    enveloped,
+    parse_answer,
+    pkcs_req,
+    rsa_key,
+)
+
+
+@dataclass(slots=True)
+class Site:
+    origin: str
+    port: int
+    ca: ScepCa
+    issuance: SimulatedIssuance
+    signer: SoftwareSigner
+    http: ClientSession
+
+    async def get(self, path: str) -> tuple[int, str, bytes]:
+        async with self.http.get(f"{self.origin}{path}") as response:
+            return response.status, response.headers.get("Content-Type", ""), await response.read()
+
+    async def post(self, body: bytes, path: str = "/scep?operation=PKIOperation", **headers: str) -> tuple[int, str, bytes]:
+        async with self.http.post(f"{self.origin}{path}", data=body, headers=headers) as response:
+            return response.status, response.headers.get("Content-Type", ""), await response.read()
+
+    async def raw(self, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(request)
+        await writer.drain()
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    ca = ScepCa()
+    issuance, signer = SimulatedIssuance(ca), SoftwareSigner(ca.ra_key)
+    server = ScepServer(
+        endpoints={"default": ca.endpoint(), "old": ca.endpoint(name="old", legacy=("sha1", "des-ede3-cbc"))},
+        issuance=issuance,
+        signer=signer,
+        credentials=KnownChallenges({("default", "correct horse"), ("old", "correct horse")}),
+        random_bytes=os.urandom,
+    )
+    app = web.Application()
+    app.add_routes(routes(server))
+    runner = web.AppRunner(app, access_log=None, max_line_size=65536, max_field_size=65536)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    async with ClientSession() as http:
+        yield Site(f"http://127.0.0.1:{port}", port, ca, issuance, signer, http)
+    await runner.cleanup()
+
+
+PKI_MESSAGE = "application/x-pki-message"
+
+
+# ---------------------------------------------------------------- GetCACaps, GetCACert
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/scep", "/scep/", "/scep/default", "/scep/default/pkiclient.exe", "/scep/pkiclient.exe", "/scep/mscep.dll/pkiclient.exe"],
+)
+async def test_capabilities_on_every_path_that_devices_make_of_the_url(site: Site, path: str) -> None:
+    status, content_type, body = await site.get(f"{path}?operation=GetCACaps")
+    assert (status, content_type) == (200, "text/plain; charset=utf-8")
+    assert body.decode().splitlines() == ["POSTPKIOperation", "SCEPStandard", "AES", "SHA-256", "SHA-384", "SHA-512"]
+
+
+async def test_an_endpoint_with_legacy_algorithms_says_so(site: Site) -> None:
+    _, _, body = await site.get("/scep/old?operation=GetCACaps")
+    assert {"SHA-1", "DES3"} <= set(body.decode().splitlines())
+
+
+@pytest.mark.parametrize("message", ["", "&message=0", "&message=default", "&message=CAIdentifier", "&message=a%20trustpoint"])
+async def test_every_ca_identifier_gets_ra_and_ca(site: Site, message: str) -> None:
+    """certmonger sends "0", Windows "default", Cisco a trustpoint's name, strongSwan nothing."""
+    status, content_type, body = await site.get(f"/scep?operation=GetCACert{message}")
+    assert (status, content_type) == (200, "application/x-x509-ca-ra-cert")
+    assert set(pkcs7.load_der_pkcs7_certificates(body)) == {site.ca.ra, site.ca.certificate}
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/scep/nosuch?operation=GetCACaps", 404),
+        ("/scep/nosuch/pkiclient.exe?operation=GetCACaps", 404),
+        ("/scep?operation=GetNextCACert", 404),
+        ("/scep?operation=getcacaps", 400),
+        ("/scep?operation=", 400),
+        ("/scep", 400),
+        ("/scep?operation=PKIOperation", 400),
+        ("/scep?operation=PKIOperation&message=", 400),
+        ("/scep?operation=PKIOperation&message=%21%21", 400),
+        ("/scep?operation=PKIOperation&message=AAAA", 400),
+    ],
+)
+async def test_what_nobody_can_be_answered_for_is_plain_text(site: Site, path: str, status: int) -> None:
+    found, content_type, body = await site.get(path)
+    assert (found, content_type) == (status, "text/plain; charset=utf-8")
+    assert body.endswith(b"\n")
+    assert b"Traceback" not in body
+
+
+# ---------------------------------------------------------------- PKIOperation
+
+
+@pytest.mark.parametrize("content_type", ["", "application/octet-stream", "application/x-pki-message", "text/html; charset=x"])
+async def test_post_with_any_content_type(site: Site, content_type: str) -> None:
+    status, found, body = await site.post(
+        pkcs_req(site.ca).encode(), **({"Content-Type": content_type} if content_type else {})
+    )
+    assert (status, found) == (200, PKI_MESSAGE)
+    assert parse_answer(body).status == "0"
+
+
+async def test_get_with_a_bare_plus(site: Site) -> None:
+    """macOS sends `+` and `/` as they are; a parser of forms would make a space of the first."""
+    text = base64.b64encode(pkcs_req(site.ca).encode()).decode()
+    assert "+" in text
+    answer = await site.raw(
+        f"GET /scep?operation=PKIOperation&message={text.replace('=', '%3D')} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+    )
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert parse_answer(body).status == "0"
+
+
+async def test_get_over_http_1_0_with_a_long_line(site: Site) -> None:
+    """Cisco: GET, HTTP/1.0. An RSA-4096 message makes a line of more than 8190 octets."""
+    device = rsa_key("big device", 4096)
+    sans = [f"device-{number}.example.com" for number in range(100)]
+    data = Message(key=device, content=enveloped(csr(device, sans=sans), site.ca.ra)).encode()
+    text = quote(base64.encodebytes(data).decode(), safe="")
+    assert len(text) > 8190
+    answer = await site.raw(f"GET /scep/pkiclient.exe?operation=PKIOperation&message={text} HTTP/1.0\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split(b"\r\n")[0].endswith(b" 200 OK")
+    assert f"Content-Length: {len(body)}".encode() in head
+    assert parse_answer(body).status == "0"
+
+
+async def test_a_refusal_is_a_signed_certrep_with_status_200(site: Site) -> None:
+    """sscep shows an HTTP error or another type only as "wrong MIME"."""
+    status, content_type, body = await site.post(pkcs_req(site.ca, challenge="guess").encode())
+    assert (status, content_type) == (200, PKI_MESSAGE)
+    assert parse_answer(body).fail_info == "2"
+
+
+async def test_an_empty_body_is_a_400(site: Site) -> None:
+    """Old macOS sends one ("invalid data len 0")."""
+    status, _, body = await site.post(b"")
+    assert status == 400
+    assert b"empty" in body
+
+
+@pytest.mark.parametrize("body", [b"x", b"\x30\x80" * 5000, b"<html>", bytes(1000)])
+async def test_garbage_is_a_400_that_says_what_is_wrong(site: Site, body: bytes) -> None:
+    status, _, text = await site.post(body)
+    assert status == 400
+    assert b"no SCEP message" in text
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_more_than_256_kib_is_a_413(site: Site, chunked: bool) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(257):
+            yield bytes(1024)
+
+    body = pieces() if chunked else bytes(257 * 1024)
+    async with site.http.post(f"{site.origin}/scep?operation=PKIOperation", data=body) as response:
+        assert response.status == 413
+
+
+async def test_256_kib_of_small_elements_are_a_413_too(site: Site) -> None:
+    body = b"\x30\x82\xff\xfc" + b"\x05\x00" * 0x7FFE
+    status, _, _ = await site.post(body)
+    assert status == 413
+
+
+async def test_an_outage_is_a_503_with_retry_after(site: Site) -> None:
+    site.issuance.script.append(Unavailable("the database", retry_after=7))
+    async with site.http.post(f"{site.origin}/scep?operation=PKIOperation", data=pkcs_req(site.ca).encode()) as response:
+        assert (response.status, response.headers["Retry-After"]) == (503, "7")
+
+
+async def test_a_bug_is_a_bare_500_and_a_line_in_the_log(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.issuance.script.append(RuntimeError("secret detail"))
+    with caplog.at_level(logging.ERROR):
+        status, _, body = await site.post(pkcs_req(site.ca).encode())
+    assert status == 500
+    assert body == b""
+    assert "secret detail" in caplog.text
+
+
+async def test_neither_the_challenge_nor_the_message_are_in_the_log(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        await site.post(pkcs_req(site.ca, cipher="des-ede3-cbc").encode(), "/scep/old?operation=PKIOperation")
+        await site.post(pkcs_req(site.ca, challenge="guess").encode())
+    assert "des-ede3-cbc in use" in caplog.text
+    assert "correct horse" not in caplog.text
+    assert "guess" not in caplog.text
+
+
+async def test_a_certificate_of_the_wrong_endpoints_legacy_is_refused(site: Site) -> None:
+    data = pkcs_req(site.ca, cipher="des-ede3-cbc").encode()
+    _, _, modern = await site.post(data, "/scep/default?operation=PKIOperation")
+    _, _, old = await site.post(data, "/scep/old?operation=PKIOperation")
+    assert (parse_answer(modern).status, parse_answer(modern).fail_info) == ("2", "0")
+    assert parse_answer(old).status == "0"

@@ -1,0 +1,500 @@
+"""RFC 8894 as one conversation: who gets a certificate, who gets which refusal, and what nobody learns from it.
+
+Answers are verified and decrypted with openssl, or read with asn1crypto; messages are made by tests/helpers/scep.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from asn1crypto import cms as asn1_cms
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from issuance.request import Channel, Pending, Rejected, ScepChallenge
+from pki.cms.errors import CmsError
+from pki.cms.types import read_certificate
+from pki.reasons import Reason, Rejection, Unavailable
+from policy.principal import PrincipalKind
+from scep import message
+from scep.endpoint import ScepEndpoint
+from scep.enrol import RegistrationAuthority
+from scep.failinfo import REASONS
+from tests.helpers import scep as other
+from tests.helpers.scep import (
+    SECRET,
+    Answer,
+    KnownChallenges,
+    Message,
+    ScepCa,
+    SimulatedIssuance,
+    SoftwareSigner,
+    content_cipher,
+    csr,
+    der_of,
+    enveloped,
+    legacy_csr,
+    opened_certificates,
+    parse_answer,
+    pkcs_req,
+    read_answer,
+    rsa_key,
+    self_signed,
+)
+
+ADDRESS = "192.0.2.7"
+
+
+@dataclass(slots=True)
+class Site:
+    ca: ScepCa = field(default_factory=ScepCa)
+    challenges: KnownChallenges = field(default_factory=KnownChallenges)
+    issuance: SimulatedIssuance = field(init=False)
+    signer: SoftwareSigner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.issuance = SimulatedIssuance(self.ca)
+        self.signer = SoftwareSigner(self.ca.ra_key)
+
+    def authority(self, endpoint: ScepEndpoint) -> RegistrationAuthority:
+        return RegistrationAuthority(
+            endpoint=endpoint,
+            certificate=read_certificate(endpoint.ra_certificate),
+            issuance=self.issuance,
+            signer=self.signer,
+            challenges=self.challenges,
+            random_bytes=os.urandom,
+        )
+
+    async def send(self, data: bytes, *, endpoint: ScepEndpoint | None = None) -> bytes:
+        authority = self.authority(endpoint or self.ca.endpoint())
+        return await authority.answer(message.parse(data), source_address=ADDRESS)
+
+    async def ask(self, request: Message, *, legacy: tuple[str, ...] = ()) -> Answer:
+        return parse_answer(await self.send(request.encode(), endpoint=self.ca.endpoint(legacy=legacy)))
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+BAD_ALG, BAD_MESSAGE_CHECK, BAD_REQUEST = "0", "1", "2"
+
+
+def refused(answer: Answer, fail_info: str) -> None:
+    assert (answer.status, answer.fail_info) == ("2", fail_info)
+    assert answer.content == b""
+
+
+# ---------------------------------------------------------------- the certificate
+
+
+async def test_a_pkcsreq_gets_its_certificate_and_nothing_else(site: Site, tmp_path: Path) -> None:
+    """§4.3: SUCCESS carries the issued certificate, encrypted to the requester, signed by the RA."""
+    request = pkcs_req(site.ca)
+    answer = read_answer(await site.send(request.encode()), site.ca, tmp_path)
+    assert (answer.status, answer.fail_info, answer.message_type) == ("0", None, "3")
+    (certificate,) = opened_certificates(answer, request, tmp_path)
+    assert certificate.public_key() == rsa_key("device").public_key()
+    assert answer.bag == (der_of(site.ca.ra),)
+
+
+async def test_both_nonces_and_the_transaction_id_come_back_as_printable_strings(site: Site) -> None:
+    """§3.2.1.5: the client's senderNonce returns as recipientNonce; ours is fresh, 16 octets."""
+    answers = [await site.ask(pkcs_req(site.ca)) for _ in range(2)]
+    assert all(answer.recipient_nonce == b"n" * 16 and answer.transaction_id == "TX-1" for answer in answers)
+    assert answers[0].sender_nonce != answers[1].sender_nonce
+    assert {len(answer.sender_nonce) for answer in answers} == {16}
+
+
+async def test_the_pipeline_is_asked_with_everything_that_it_must_know(site: Site) -> None:
+    await site.ask(pkcs_req(site.ca))
+    (request,) = site.issuance.requests
+    assert (request.channel, request.endpoint, request.profile) == (Channel.SCEP, "default", "device")
+    assert (request.principal.kind, request.principal.id) == (PrincipalKind.SCEP_CLIENT, "default")
+    assert (request.principal.roles, request.principal.source_address) == (frozenset({"device"}), ADDRESS)
+    assert request.evidence == (ScepChallenge("default"),)
+    assert [identifier.tag for identifier in request.identifiers] == ["dns:dev1.example.com"]
+    assert request.common_name == "dev1"
+
+
+@pytest.mark.parametrize("digest", ["sha256", "sha384", "sha512"])
+@pytest.mark.parametrize("cipher", ["aes-128-cbc", "aes-192-cbc", "aes-256-cbc"])
+async def test_the_answer_mirrors_digest_and_cipher(site: Site, tmp_path: Path, digest: str, cipher: str) -> None:
+    """IOS fails on a cipher that it did not send, OpenSSL 3 on DES: mirror, never a default."""
+    request = pkcs_req(site.ca, cipher=cipher)
+    request.digest = digest
+    answer = read_answer(await site.send(request.encode()), site.ca, tmp_path)
+    assert (answer.digest, content_cipher(answer)) == (digest, cipher)
+    assert len(opened_certificates(answer, request, tmp_path)) == 1
+
+
+@pytest.mark.parametrize("transaction_id", ["A" * 32, "a+/b==", "7" * 77, "SSCEP transactionId", "x", "z" * 255])
+async def test_transaction_ids_of_every_client_return_unchanged(site: Site, transaction_id: str) -> None:
+    request = pkcs_req(site.ca)
+    request.transaction_id = transaction_id
+    assert (await site.ask(request)).transaction_id == transaction_id
+
+
+async def test_a_signer_with_a_subject_of_its_own_is_welcome(site: Site) -> None:
+    """scepclient calls its signer "SCEP SIGNER"; the key is what counts."""
+    request = pkcs_req(site.ca)
+    request.signer = self_signed(rsa_key("device"), "SCEP SIGNER")
+    assert (await site.ask(request)).status == "0"
+
+
+async def test_an_extra_certificate_in_the_bag_is_not_a_recipient(site: Site) -> None:
+    """Peers encrypt the answer to all certificates in the bag."""
+    request = pkcs_req(site.ca)
+    request.bag = [der_of(self_signed(rsa_key("stranger"), "stranger")), der_of(request.certificate())]
+    answer = await site.ask(request)
+    assert answer.status == "0"
+    inner = asn1_cms.ContentInfo.load(answer.content)["content"]
+    (recipient,) = inner["recipient_infos"]
+    assert recipient.chosen["rid"].chosen["serial_number"].native == request.certificate().serial_number
+
+
+# ---------------------------------------------------------------- repetition
+
+
+async def test_a_repeated_request_gets_the_same_certificate(site: Site, tmp_path: Path) -> None:
+    request = pkcs_req(site.ca)
+    data = request.encode()
+    answers = [read_answer(await site.send(data), site.ca, tmp_path) for _ in range(2)]
+    first, second = (opened_certificates(answer, request, tmp_path)[0] for answer in answers)
+    assert first == second
+    assert len(site.issuance.issued) == 1
+
+
+async def test_two_at_once_are_one_certificate(site: Site) -> None:
+    data = pkcs_req(site.ca).encode()
+    await asyncio.gather(*(site.send(data) for _ in range(5)))
+    assert len({request.idempotency_key for request in site.issuance.requests}) == 1
+
+
+async def test_another_request_under_the_same_transaction_id_is_another_transaction(site: Site) -> None:
+    """sscep uses a constant id for some operations; renewal keeps key and id and wants a new certificate."""
+    await site.ask(pkcs_req(site.ca))
+    await site.ask(pkcs_req(site.ca, common_name="dev1-renewed"))
+    again = pkcs_req(site.ca)
+    again.transaction_id = "TX-2"
+    await site.ask(again)
+    assert len(site.issuance.issued) == 3
+
+
+async def test_pending_is_a_certrep_pending(site: Site, tmp_path: Path) -> None:
+    site.issuance.script.append(Pending("i-1", 30))
+    answer = read_answer(await site.send(pkcs_req(site.ca).encode()), site.ca, tmp_path)
+    assert (answer.status, answer.fail_info, answer.content) == ("3", None, b"")
+
+
+# ---------------------------------------------------------------- who may
+
+
+@pytest.mark.parametrize("challenge", [None, "", "guess", SECRET.upper(), SECRET + " "])
+async def test_without_the_right_challenge_there_is_no_certificate(site: Site, challenge: str | None) -> None:
+    answer = await site.ask(pkcs_req(site.ca, challenge=challenge))
+    refused(answer, BAD_REQUEST)
+    assert answer.text == "the challenge password is missing or not valid here"
+    assert site.issuance.requests == []
+
+
+async def test_a_missing_and_a_wrong_challenge_look_the_same(site: Site) -> None:
+    missing, wrong = [await site.ask(pkcs_req(site.ca, challenge=challenge)) for challenge in (None, "guess")]
+    assert len(missing.der) == len(wrong.der)
+    assert (missing.fail_info, missing.text) == (wrong.fail_info, wrong.text)
+
+
+async def test_the_challenge_of_another_endpoint_is_a_wrong_one(site: Site) -> None:
+    endpoint = site.ca.endpoint(name="routers")
+    refused(parse_answer(await site.send(pkcs_req(site.ca).encode(), endpoint=endpoint)), BAD_REQUEST)
+    assert site.challenges.asked == [("routers", SECRET)]
+
+
+MESSAGE_TYPES = [*(str(n) for n in range(31)), "99", "", "019", "19 ", " 19", "+19", "19.0", "-19", "PKCSReq", None]
+
+
+@pytest.mark.parametrize("challenge", [None, "guess", SECRET], ids=["none", "wrong", "right"])
+@pytest.mark.parametrize("message_type", MESSAGE_TYPES)
+async def test_only_a_pkcsreq_with_the_right_challenge_ever_reaches_the_pipeline(
+    site: Site, message_type: str | None, challenge: str | None
+) -> None:
+    """CVE-2026-30836: a message type that was parsed as a request, and forgotten where the challenge was checked."""
+    request = pkcs_req(site.ca, challenge=challenge)
+    request.message_type = message_type
+    answer = await site.ask(request)
+    if message_type == "19" and challenge == SECRET:
+        assert answer.status == "0"
+    else:
+        refused(answer, BAD_REQUEST)
+        assert site.issuance.requests == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=6).filter(lambda text: text != "19"))
+async def test_no_text_but_19_is_a_request(text: str) -> None:
+    site = Site()
+    request = pkcs_req(site.ca)
+    request.message_type = None
+    request.extra_attributes = [other.attribute(other.MESSAGE_TYPE, other.retag(0x13, other.octets(text.encode())))]
+    refused(await site.ask(request), BAD_REQUEST)
+    assert site.issuance.requests == []
+
+
+# ---------------------------------------------------------------- whose request
+
+
+async def test_a_request_of_another_key_than_the_signers_is_refused(site: Site) -> None:
+    """§2.3: the self-signed certificate has the key of the request. Else its signature would prove nothing."""
+    foreign = csr(rsa_key("stranger"))
+    answer = await site.ask(Message(content=enveloped(foreign, site.ca.ra)))
+    refused(answer, BAD_MESSAGE_CHECK)
+    assert site.challenges.asked == []
+
+
+async def test_a_broken_signature_is_told_as_bad_message_check(site: Site) -> None:
+    refused(await site.ask(dataclasses.replace(pkcs_req(site.ca), signature=bytes(256))), BAD_MESSAGE_CHECK)
+
+
+async def test_changed_content_is_told_as_bad_message_check(site: Site) -> None:
+    refused(await site.ask(dataclasses.replace(pkcs_req(site.ca), content_digest=bytes(32))), BAD_MESSAGE_CHECK)
+
+
+def broken_inside(ca: ScepCa) -> dict[str, bytes]:
+    good = csr(rsa_key("device"))
+    flipped = bytearray(good)
+    flipped[60] ^= 1
+    stranger = csr(rsa_key("stranger"))
+    return {
+        "a foreign request": enveloped(stranger, ca.ra),
+        "a broken encrypted key": enveloped(good, ca.ra, encrypted_key=b"\x01" * 256),
+        "an encrypted key of another length": enveloped(good, ca.ra, encrypted_key=b"\x01" * 255),
+        "a content key of the wrong length": enveloped(good, ca.ra, cek=os.urandom(32)),
+        "another content key": enveloped(good, ca.ra, cek=os.urandom(16)),
+        "bad padding": enveloped(good, ca.ra, ciphertext=os.urandom(1024)),
+        "half a block": enveloped(good, ca.ra, ciphertext=os.urandom(1025)),
+        "garbage": enveloped(b"garbage", ca.ra),
+        "nothing": enveloped(b"", ca.ra),
+        "deep garbage": enveloped(b"\x30\x80" * 500, ca.ra),
+        "a request with something behind it": enveloped(good + b"\0", ca.ra),
+        "a request cut short": enveloped(good[:-1], ca.ra),
+        "a request with half of a key": enveloped(good[:200], ca.ra),
+        "a certificate": enveloped(der_of(ca.certificate), ca.ra),
+        "a request in PEM": enveloped(b"-----BEGIN CERTIFICATE REQUEST-----\n", ca.ra),
+    }
+
+
+async def test_whatever_is_wrong_inside_the_envelope_the_answer_is_the_same(site: Site) -> None:
+    """Bleichenbacher, Vaudenay, and the reader of other people's challenges: one failInfo, one text, one shape."""
+    answers = {name: await site.ask(Message(content=content)) for name, content in broken_inside(site.ca).items()}
+    for name, answer in answers.items():
+        refused(answer, BAD_MESSAGE_CHECK)
+        assert answer.text == "the encrypted content cannot be read", name
+    assert len({len(answer.der) for answer in answers.values()}) == 1
+    assert site.challenges.asked == []
+    assert site.issuance.requests == []
+
+
+async def test_a_captured_envelope_under_another_signature_tells_nothing(site: Site) -> None:
+    """The attacker signs somebody's EnvelopedData with a key of his own, bit by bit: never a certificate, never another text."""
+    captured = enveloped(csr(rsa_key("device")), site.ca.ra)
+    texts = set()
+    for position in range(len(captured) - 700, len(captured), 23):
+        changed = bytearray(captured)
+        changed[position] ^= 1
+        answer = await site.ask(Message(key=rsa_key("stranger"), content=bytes(changed)))
+        texts.add((answer.status, answer.fail_info, answer.text, len(answer.der)))
+    assert len(texts) == 1
+    assert site.issuance.requests == []
+
+
+async def test_a_message_to_another_ra_is_told_to_fetch_the_certificate_anew(site: Site) -> None:
+    request = Message(content=enveloped(csr(rsa_key("device")), self_signed(rsa_key("stranger"), "old RA")))
+    answer = await site.ask(request)
+    refused(answer, BAD_MESSAGE_CHECK)
+    assert answer.text is not None
+    assert "GetCACert" in answer.text
+
+
+# ---------------------------------------------------------------- floors
+
+
+@pytest.mark.parametrize("legacy", [(), ("sha1", "md5")], ids=["modern", "legacy"])
+@pytest.mark.parametrize("digest", ["md5", "sha1", "sha256"])
+async def test_digests_below_the_floor_are_bad_alg_and_named(site: Site, digest: str, legacy: tuple[str, ...]) -> None:
+    request = pkcs_req(site.ca)
+    request.digest = digest
+    answer = await site.ask(request, legacy=legacy)
+    if digest == "sha256" or legacy:
+        assert (answer.status, answer.digest) == ("0", digest)
+    else:
+        refused(answer, BAD_ALG)
+        assert answer.digest == "sha256"  # the answer is never weaker than the floor
+        assert answer.text is not None
+        assert digest in answer.text
+
+
+@pytest.mark.parametrize("legacy", [(), ("des-cbc", "des-ede3-cbc")], ids=["modern", "legacy"])
+@pytest.mark.parametrize("cipher", ["des-cbc", "des-ede3-cbc"])
+async def test_ciphers_below_the_floor_are_bad_alg_and_named(
+    site: Site, tmp_path: Path, cipher: str, legacy: tuple[str, ...]
+) -> None:
+    request = pkcs_req(site.ca, cipher=cipher)
+    data = await site.send(request.encode(), endpoint=site.ca.endpoint(legacy=legacy))
+    answer = read_answer(data, site.ca, tmp_path)
+    if legacy:
+        assert content_cipher(answer) == cipher
+        assert len(opened_certificates(answer, request, tmp_path)) == 1
+    else:
+        refused(answer, BAD_ALG)
+        assert answer.text is not None
+        assert cipher in answer.text
+        assert site.signer.decryptions == 0
+
+
+@pytest.mark.parametrize("legacy", [(), ("sha1",), ("md5",)], ids=["modern", "sha1", "md5"])
+@pytest.mark.parametrize("digest", ["md5", "sha1"])
+async def test_a_request_signed_weakly_is_bad_alg_and_named(
+    site: Site, tmp_path: Path, digest: str, legacy: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    request = Message(content=enveloped(legacy_csr(rsa_key("device"), digest, tmp_path), site.ca.ra))
+    with caplog.at_level(logging.WARNING):
+        answer = await site.ask(request, legacy=legacy)
+    if digest in legacy:
+        assert answer.status == "0"
+        assert f"legacy algorithms {digest} in use" in caplog.text
+    else:
+        refused(answer, BAD_ALG)
+        assert answer.text is not None
+        assert digest.upper() in answer.text.upper()
+
+
+async def test_an_unknown_digest_is_bad_alg_answered_with_sha256(site: Site) -> None:
+    signed = message.parse(pkcs_req(site.ca).encode())
+    strange = dataclasses.replace(
+        signed.signed, digest_algorithm=dataclasses.replace(signed.signed.digest_algorithm, oid=other.oid("1.2.3.4"))
+    )
+    authority = site.authority(site.ca.endpoint())
+    answer = parse_answer(await authority.answer(dataclasses.replace(signed, signed=strange), source_address=ADDRESS))
+    refused(answer, BAD_ALG)
+    assert answer.text is not None
+    assert "1.2.3.4" in answer.text
+
+
+async def test_an_ec_signer_is_bad_alg_for_nothing_can_be_encrypted_to_it(site: Site) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = Message(key=key, content=enveloped(csr(key), site.ca.ra))
+    answer = await site.ask(request)
+    refused(answer, BAD_ALG)
+    assert answer.text is not None
+    assert "RSA" in answer.text
+
+
+async def test_oaep_is_bad_alg(site: Site) -> None:
+    content = enveloped(csr(rsa_key("device")), site.ca.ra, transport="1.2.840.113549.1.1.7")
+    refused(await site.ask(Message(content=content)), BAD_ALG)
+
+
+# ---------------------------------------------------------------- refusals from below
+
+
+@pytest.mark.parametrize("reason", [*Reason])
+async def test_every_rejection_is_a_signed_failure_with_its_text(site: Site, reason: Reason) -> None:
+    site.issuance.script.append(Rejected(Rejection(reason, "because")))
+    answer = await site.ask(pkcs_req(site.ca))
+    refused(answer, REASONS[reason].value)
+    assert answer.text == "because"
+
+
+async def test_a_name_that_is_none_is_refused_with_the_name(site: Site) -> None:
+    request = Message(content=enveloped(csr(rsa_key("device"), sans=["under_score.example.com"]), site.ca.ra))
+    answer = await site.ask(request)
+    refused(answer, BAD_REQUEST)
+    assert answer.text is not None
+    assert "under_score.example.com" in answer.text
+
+
+@pytest.mark.parametrize("where", ["signer", "issuance"])
+async def test_an_outage_is_no_failure_but_passes_through(site: Site, where: str) -> None:
+    """A CertRep FAILURE would make the device give up; 503 makes it come back."""
+    outage = Unavailable("the signer")
+    if where == "signer":
+        site.signer.failure = outage
+    else:
+        site.issuance.script.append(outage)
+    with pytest.raises(Unavailable):
+        await site.send(pkcs_req(site.ca).encode())
+
+
+# ---------------------------------------------------------------- what cannot be answered
+
+
+@pytest.mark.parametrize(
+    "message_",
+    [
+        pytest.param(lambda m: dataclasses.replace(m, transaction_id=None), id="no transactionID"),
+        pytest.param(lambda m: dataclasses.replace(m, transaction_id=""), id="an empty transactionID"),
+        pytest.param(lambda m: dataclasses.replace(m, transaction_id="x" * 256), id="a long transactionID"),
+        pytest.param(lambda m: dataclasses.replace(m, nonce=None), id="no senderNonce"),
+        pytest.param(lambda m: dataclasses.replace(m, nonce=b""), id="an empty senderNonce"),
+        pytest.param(lambda m: dataclasses.replace(m, nonce=b"x" * 65), id="a long senderNonce"),
+        pytest.param(lambda m: dataclasses.replace(m, signers=2), id="two signers"),
+        pytest.param(
+            lambda m: dataclasses.replace(m, extra_attributes=[other.attribute(other.MESSAGE_TYPE, other.printable("18"))]),
+            id="messageType twice",
+        ),
+        pytest.param(
+            lambda m: dataclasses.replace(
+                m,
+                transaction_id=None,
+                extra_attributes=[other.attribute(other.TRANSACTION_ID, other.printable("a"), other.printable("b"))],
+            ),
+            id="two values in transactionID",
+        ),
+        pytest.param(
+            lambda m: dataclasses.replace(
+                m, transaction_id=None, extra_attributes=[other.attribute(other.TRANSACTION_ID, other.octets(b"a"))]
+            ),
+            id="transactionID of another type",
+        ),
+        pytest.param(
+            lambda m: dataclasses.replace(
+                m,
+                transaction_id=None,
+                extra_attributes=[other.attribute(other.TRANSACTION_ID, other.retag(0x13, other.octets(b"a\n")))],
+            ),
+            id="transactionID with a line break",
+        ),
+    ],
+)
+def test_what_has_no_readable_address_is_a_cms_error(site: Site, message_: object) -> None:
+    assert callable(message_)
+    with pytest.raises(CmsError):
+        message.parse(message_(pkcs_req(site.ca)).encode())
+
+
+def test_no_secret_shows_in_a_repr(site: Site) -> None:
+    received = message.parse(pkcs_req(site.ca).encode())
+    assert received.signed.content.hex()[:40] not in repr(received)
+    assert SECRET not in repr(received)
+
+
+async def test_keys_of_odd_sizes_are_served_or_refused_but_never_crash(site: Site) -> None:
+    for bits, count in itertools.product((1024, 1032, 3072), (1,)):
+        key = rsa.generate_private_key(65537, bits)
+        answer = await site.ask(Message(key=key, content=enveloped(csr(key), site.ca.ra)))
+        assert answer.status == "0", (bits, count)
+
+
+def test_the_issued_certificate_is_an_x509_certificate(site: Site) -> None:
+    assert isinstance(site.ca.certificate, x509.Certificate)
