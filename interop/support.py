@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +27,8 @@ import pytest
 SEARCH_PATH = os.pathsep.join(
     [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/lib/certmonger"]
 )
+
+READY = re.compile(r"^ready$|\bready\b", re.MULTILINE)
 
 ONE_SERVER = pytest.mark.xdist_group("interop")  # all on one worker: one server, one http-01 port
 
@@ -128,6 +132,57 @@ def openssl(*arguments: str | Path, home: Path, stdin: bytes = b"") -> str:
     return (done.stdout + done.stderr).decode(errors="replace")
 
 
+# --- our own program, as installed -----------------------------------------------------------------------------------------
+
+CERTWRIGHT = Path(sys.executable).parent / "certwright"
+START_LIMIT = 60.0  # seconds; on a machine that runs everything else of the tests as well
+
+
+def certwright(*arguments: str | Path, home: Path) -> str:
+    return run([CERTWRIGHT, *arguments], home=home).stdout.decode()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago, all different."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@contextmanager
+def stopped_at_the_end(*arguments: str | Path, home: Path) -> Iterator[str]:
+    """Starts a server, waits until it says `ready`, gives what it printed so far; Ctrl-C at the end, which must end it well."""
+    log = home / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [CERTWRIGHT, *arguments],
+            cwd=home,
+            env=environment(home),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + START_LIMIT
+        while not READY.search(log.read_text()):
+            assert server.poll() is None, f"ended with {server.returncode}\n{log.read_text()}"
+            assert time.monotonic() < deadline, f"not ready after {START_LIMIT:.0f} s\n{log.read_text()}"
+            time.sleep(0.05)
+        yield log.read_text()
+        os.killpg(server.pid, signal.SIGINT)  # as a terminal does: to every process in the foreground
+        code = server.wait(timeout=20)
+        assert code == 0, f"ended with {code}\n{log.read_text()}"
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+    tail = log.read_text()
+    assert "Traceback" not in tail, tail
+
+
 # --- keys and requests, made by openssl as the manuals of the clients say -------------------------------------------------
 
 RSA = ("rsa:2048",)
@@ -137,12 +192,10 @@ P256 = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
 def make_csr(home: Path, stem: str, *, cn: str, names: Sequence[str], key: Sequence[str] = P256) -> Path:
     """Writes STEM.key and STEM.csr (PEM), and STEM.der; returns the PEM request."""
     csr = home / f"{stem}.csr"
+    subject = ["-subj", f"/CN={cn}"]
     extension = ["-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in names)] if names else []
-    openssl(
-        *("req", "-new", "-newkey", *key, "-nodes", "-keyout", home / f"{stem}.key", "-out", csr, "-subj", f"/CN={cn}"),
-        *extension,
-        home=home,
-    )
+    files: list[str | Path] = ["-keyout", home / f"{stem}.key", "-out", csr]
+    openssl("req", "-new", "-newkey", *key, "-nodes", *files, *subject, *extension, home=home)
     openssl("req", "-in", csr, "-outform", "DER", "-out", home / f"{stem}.der", home=home)
     return csr
 

@@ -1,0 +1,141 @@
+"""The newcomer's way: `certwright up`, then the command lines that it prints, pasted into another terminal as they are."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from interop.support import (
+    ONE_SERVER,
+    SEARCH_PATH,
+    Site,
+    certwright,
+    free_ports,
+    hold,
+    openssl,
+    read_env_file,
+    shell,
+    short_directory,
+    stopped_at_the_end,
+    verify,
+)
+
+pytestmark = ONE_SERVER
+
+
+@dataclass(frozen=True, slots=True)
+class FirstTime:
+    """A server that `up` has made and started, and what it printed."""
+
+    site: Site
+    options: list[str]
+    printed: str
+
+    @property
+    def commands(self) -> Mapping[str, str]:
+        """Title -> command line, as printed: a comment, then one line."""
+        return dict(re.findall(r"^# (.+)\n(.+)$", self.printed, re.MULTILINE))
+
+    def command(self, client: str) -> str:
+        found = [line for title, line in self.commands.items() if client in title.lower()]
+        assert len(found) == 1, f"no line for {client} in\n{self.printed}"
+        return found[0]
+
+
+def nothing(_name: str, _addresses: object) -> None:
+    """This server asks the machine's own resolver; nobody tells it anything."""
+
+
+@pytest.fixture(scope="module")
+def first_time() -> Iterator[FirstTime]:
+    with short_directory() as home:
+        https, mtls, http, metrics, http01 = free_ports(5)
+        ports = {"https": https, "mtls": mtls, "http": http, "metrics": metrics, "http01": http01}
+        options = [argument for name, port in ports.items() for argument in (f"--{name}-port", str(port))]
+        with stopped_at_the_end("up", "--dir", "var", *options, home=home) as printed:
+            bootstrap = read_env_file(home / "var" / "bootstrap.env")
+            site = Site(directory=home / "var", bootstrap=bootstrap, http01_port=http01, unused_port=0, zone=nothing)
+            yield FirstTime(site, options, printed)
+
+
+def certificates(home: Path) -> list[Path]:
+    """Leaf certificates in PEM that a command has left behind."""
+    found = [path for path in home.rglob("*") if path.is_file() and path.suffix in {".pem", ".crt"}]
+    texts = {path: path.read_text(errors="replace") for path in found}
+    return [path for path, text in texts.items() if "BEGIN CERTIFICATE-----" in text and "chain" not in path.name]
+
+
+def check(first_time: FirstTime, home: Path, program: str, command: str, purpose: str) -> None:
+    """Paste the line; a certificate of ours must lie in the directory."""
+    needed = subprocess.run(["which", program], env={"PATH": SEARCH_PATH}, capture_output=True, check=False)
+    if needed.returncode != 0:
+        pytest.skip(f"client not installed: {program}")
+    shell(command, home=home)
+    leaves = [path for path in certificates(home) if "issuer" not in path.name]
+    assert leaves, f"no certificate in {sorted(home.rglob('*'))}"
+    for leaf in leaves:
+        verify(hold(first_time.site, leaf, home=home), purpose=purpose)
+
+
+@pytest.mark.parametrize(
+    ("client", "program", "purpose"),
+    [
+        ("certbot", "certbot", "sslserver"),
+        ("est", "curl", "sslclient"),
+        ("scep", "scepclient", "sslclient"),
+        ("rest", "curl", "sslserver"),
+    ],
+)
+def test_each_line_that_up_prints_works_as_it_is(
+    first_time: FirstTime, home: Path, client: str, program: str, purpose: str
+) -> None:
+    check(first_time, home, program, first_time.command(client), purpose)
+
+
+@pytest.mark.parametrize(
+    ("client", "program", "purpose"),
+    [
+        ("certbot", "certbot", "sslserver"),
+        ("lego", "lego", "sslserver"),
+        ("curl-est", "curl", "sslclient"),
+        ("scep", "scepclient", "sslclient"),
+        ("rest", "curl", "sslserver"),
+    ],
+)
+def test_each_line_of_client_config_works_as_it_is(
+    first_time: FirstTime, home: Path, client: str, program: str, purpose: str
+) -> None:
+    config = first_time.site.directory / "certwright.yaml"
+    line = certwright("client-config", client, "--config", config, home=home).strip()
+    check(first_time, home, program, line, purpose)
+
+
+def test_up_prints_the_fingerprint_of_the_root_and_every_url(first_time: FirstTime, home: Path) -> None:
+    printed = first_time.printed
+    fingerprint = openssl("x509", "-in", first_time.site.root, "-noout", "-fingerprint", "-sha256", home=home)
+    assert fingerprint.strip().partition("=")[2] in printed
+    site = first_time.site
+    for url in (site["ACME_DIRECTORY"], f"{site['EST_URL']}/.well-known/est", site["SCEP_URL"], f"{site['BASE_URL']}/api/v1"):
+        assert url in printed
+
+
+def test_up_prints_no_secret(first_time: FirstTime) -> None:
+    for secret in ("API_KEY", "EST_PASSWORD", "SCEP_CHALLENGE"):
+        assert first_time.site[secret] not in first_time.printed
+
+
+def test_a_second_up_finds_what_is_there_and_serves_it() -> None:
+    with short_directory() as home:
+        ports = free_ports(4)
+        names = ("https", "mtls", "http", "metrics")
+        options = [argument for name, port in zip(names, ports, strict=True) for argument in (f"--{name}-port", str(port))]
+        roots: list[bytes] = []
+        for _ in range(2):
+            with stopped_at_the_end("up", "--dir", "var", *options, home=home):
+                roots.append((home / "var" / "ca" / "root.pem").read_bytes())
+        assert roots[0] == roots[1]
