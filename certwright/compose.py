@@ -36,8 +36,9 @@ from est.http import EstServer
 from est.http import routes as est_routes
 from issuance.credentials import Credentials
 from issuance.pipeline import Pipeline, Rules
+from issuance.request import Settler
 from issuance.revocation import CrlPublisher, CrlSchedule, job_key
-from issuance.service import Issuance
+from issuance.service import Issuance, Observer
 from issuance.sweeper import Sweeper
 from pki.clock import Clock, Micros, after
 from pki.identifiers import Identifier
@@ -93,21 +94,17 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
     signer = MeasuredSigner(client, metrics)
 
     issuers = issuers_of(config)
-    rules = Rules(policies=config.policies, profiles=config.profiles, issuers=issuers)
-    settler = OrderSettler()
     linter = functools.cache(pkilint_linter)
-    pipeline = Pipeline(
-        rules=rules,
+    settlers: Mapping[str, Settler] = {ORIGIN: OrderSettler()}
+    issuance = make_issuance(
+        config,
+        issuers=issuers,
         database=database,
         signer=signer,
-        gate=LintGate(linter=linter),
-        settlers={ORIGIN: settler},
         clock=clock,
-        new_id=new_id,
-        new_serial=x509.random_serial_number,
-    )
-    issuance = Issuance(
-        pipeline=pipeline, rules=rules, database=database, clock=clock, new_id=new_id, observer=Outcomes(metrics)
+        settlers=settlers,
+        observer=Outcomes(metrics),
+        gate=LintGate(linter=linter),
     )
     credentials = Credentials(database=database, clock=clock)
     publisher = CrlPublisher(
@@ -118,7 +115,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         clock=clock,
         new_id=new_id,
     )
-    sweeper = Sweeper(database=database, settlers={ORIGIN: settler}, clock=clock, new_id=new_id)
+    sweeper = Sweeper(database=database, settlers=settlers, clock=clock, new_id=new_id)
     jobs = Jobs(database=database, clock=clock, new_id=new_id)
 
     acme = AcmeServer(
@@ -180,6 +177,32 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         apps={listener: application(listener, table, log=log, metrics=metrics) for listener, table in tables.items()},
         warm_up=linter,
     )
+
+
+def make_issuance(
+    config: Config,
+    *,
+    issuers: Mapping[str, Issuer],
+    database: Database,
+    signer: Signer,
+    clock: Clock,
+    settlers: Mapping[str, Settler],
+    observer: Observer,
+    gate: LintGate,
+) -> Issuance:
+    """The one door."""
+    rules = Rules(policies=config.policies, profiles=config.profiles, issuers=issuers)
+    pipeline = Pipeline(
+        rules=rules,
+        database=database,
+        signer=signer,
+        gate=gate,
+        settlers=settlers,
+        clock=clock,
+        new_id=new_id,
+        new_serial=x509.random_serial_number,
+    )
+    return Issuance(pipeline=pipeline, rules=rules, database=database, clock=clock, new_id=new_id, observer=observer)
 
 
 def new_id() -> str:

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certwright import authority
 from certwright.config import Config, load
+from certwright.errors import InitError
 from certwright.init_template import Template, render
 from issuance.credentials import Credentials, generate_secret
 from pki.clock import Clock, to_datetime
@@ -34,10 +35,6 @@ from pki.reasons import Rejection
 from storage.open import open_database
 
 EST_USER = "device"
-
-
-class InitError(Exception):
-    """Nothing was made; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,15 +175,21 @@ def _write_authorities(directory: Path, http_url: str, names: Sequence[Identifie
         _write(ca / f"{name}.key", authority.key_pem(issuer.key, passphrase), 0o600)
     _write(ca / "scep-ra.pem", ra.public_bytes(Encoding.PEM), 0o644)
     _write(ca / "scep-ra.key", authority.key_pem(ra_key, passphrase), 0o600)
-    write_server_certificate(directory / "tls", issuing, names, http_url=http_url, now=now)
+    write_server_certificate(directory / "tls", issuing, names, issuer_name="issuing", http_url=http_url, now=now)
 
 
 def write_server_certificate(
-    directory: Path, issuing: authority.Authority, names: Sequence[Identifier], *, http_url: str, now: datetime
+    directory: Path,
+    issuing: authority.Authority,
+    names: Sequence[Identifier],
+    *,
+    issuer_name: str,
+    http_url: str,
+    now: datetime,
 ) -> None:
     """`server.pem` (leaf, then its issuer) and `server.key`. Each is replaced as a whole."""
     key = authority.ec_key()
-    leaf = authority.make_server(key, names=names, issuer=issuing, issuer_name="issuing", http_url=http_url, now=now)
+    leaf = authority.make_server(key, names=names, issuer=issuing, issuer_name=issuer_name, http_url=http_url, now=now)
     directory.mkdir(mode=0o700, exist_ok=True)
     _write(directory / "server.key", authority.key_pem(key, None), 0o600)
     _write(directory / "server.pem", leaf.public_bytes(Encoding.PEM) + issuing.pem(), 0o644)

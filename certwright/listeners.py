@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certwright.config import Listen
+from certwright.errors import BindError
 from certwright.logs import Log
 from certwright.metrics import Metrics
 from pki.reasons import Unavailable
@@ -40,10 +41,6 @@ class Listener(enum.Enum):
 
 
 Sockets = Mapping[Listener, list[socket.socket]]
-
-
-class BindError(Exception):
-    """An address that we cannot listen on; the text says which and why."""
 
 
 def bind(listen: Listen, environment: Mapping[str, str]) -> Sockets:
@@ -170,6 +167,7 @@ def _edge(listener: Listener, log: Log, metrics: Metrics) -> Middleware:
             if watch is not None:
                 watch.cancel()
         response.headers["X-Request-Id"] = request_id
+        response.headers["Server"] = "certwright"
         took = time.perf_counter() - started
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "none"

@@ -25,8 +25,10 @@ def serve(file: Path, *, workers: int | None = None, on_ready: Callable[[Config]
         return config if workers is None else replace(config, workers=workers)
 
     config = read()
-    with tempfile.TemporaryDirectory(prefix="certwright-metrics-") as directory:
-        os.environ[MULTIPROCESS] = directory  # prometheus_client decides by it when it is imported
+    with tempfile.TemporaryDirectory(prefix="certwright-", dir=_short_directory()) as name:  # 0700
+        directory = Path(name)
+        (directory / "metrics").mkdir()
+        os.environ[MULTIPROCESS] = str(directory / "metrics")  # prometheus_client decides by it when it is imported
         from certwright.listeners import bind
         from certwright.supervisor import Supervisor
         from certwright.worker import work
@@ -35,9 +37,16 @@ def serve(file: Path, *, workers: int | None = None, on_ready: Callable[[Config]
         supervisor = Supervisor(
             config=config,
             sockets=bind(config.listen, os.environ),
+            directory=directory,
             load=read,
             work=work,
             log=log,
             on_ready=lambda: on_ready(config),
         )
         return supervisor.run()
+
+
+def _short_directory() -> str:
+    """Where temporary files go, unless a socket's path there would get too long."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= 60 else "/tmp"  # noqa: S108  # the directory in it is private

@@ -91,19 +91,24 @@ class Generation:
 
 
 class Supervisor:
-    """`load` reads the configuration again for SIGHUP; `on_ready` is told once when the first generation serves."""
+    """`load` reads the configuration again for SIGHUP; `on_ready` is told once when the first generation serves.
+
+    `directory` is private to this run and has a short name: a socket's path has 107 octets at most.
+    """
 
     def __init__(
         self,
         *,
         config: Config,
         sockets: Sockets,
+        directory: Path,
         load: Callable[[], Config],
         work: Work,
         log: Log,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._sockets = sockets
+        self._directory = directory
         self._load = load
         self._work = work
         self._log = log
@@ -191,10 +196,7 @@ class Supervisor:
         number, self._numbers = self._numbers, self._numbers + 1
         if config.signer_socket is not None:
             return Generation(number, config, config.signer_socket, None)
-        directory = config.data_dir / "run"
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = directory / f"signer-{os.getpid()}-{number}.sock"
-        path.unlink(missing_ok=True)
+        path = self._directory / f"signer-{number}.sock"
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)
         try:

@@ -1,0 +1,352 @@
+"""The command line: what there is, with which options. What it does is in commands.py, imported only when a command runs.
+
+Exit codes: 0 done; 1 refused, or not found, or a check failed; 2 the command line makes no sense; 3 the configuration is not
+valid; 4 something that it takes is away (database, signer, a port).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXIT_CODES = """\b
+Exit codes: 0 done · 1 refused, not found or a check failed · 2 wrong usage
+3 the configuration is not valid · 4 something needed is away (database, signer, port)"""
+
+app = typer.Typer(
+    name="certwright",
+    help="Certwright issues certificates: one pipeline behind ACME, EST, SCEP and REST.\n\n"
+    "A first server, here and now: certwright up\n\n" + EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _group(name: str, text: str) -> typer.Typer:
+    group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(group, name=name)
+    return group
+
+
+db = _group("db", "The database: is its schema this program's?")
+apikey = _group("apikey", "API keys of programs and operators.")
+est = _group("est", "EST: users and passwords.")
+est_user = typer.Typer(help="Users of an EST endpoint.", no_args_is_help=True, rich_markup_mode=None)
+est.add_typer(est_user, name="user")
+scep = _group("scep", "SCEP: challenge passwords.")
+scep_challenge = typer.Typer(help="The challenge password of a SCEP endpoint.", no_args_is_help=True, rich_markup_mode=None)
+scep.add_typer(scep_challenge, name="challenge")
+cert = _group("cert", "Certificates: list, show, revoke.")
+profile = _group("profile", "Profiles: what certificates look like.")
+ca = _group("ca", "The CA: its issuers, its own server certificate.")
+
+
+class Output(enum.Enum):
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+class Client(enum.Enum):
+    CERTBOT = "certbot"
+    LEGO = "lego"
+    CURL_EST = "curl-est"
+    SCEP = "scep"
+    REST = "rest"
+
+
+class RevocationWord(enum.Enum):
+    """RFC 5280's reasons that an owner may give, as words."""
+
+    UNSPECIFIED = "unspecified"
+    KEY_COMPROMISE = "key-compromise"
+    AFFILIATION_CHANGED = "affiliation-changed"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessation-of-operation"
+    PRIVILEGE_WITHDRAWN = "privilege-withdrawn"
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="The configuration. Default: $CERTWRIGHT_CONFIG, ./certwright.yaml, ./var/certwright/certwright.yaml, "
+        "/etc/certwright/certwright.yaml.",
+    ),
+]
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print it.")]
+EndpointOption = Annotated[str, typer.Option("--endpoint", help="Which endpoint.")]
+RoleOption = Annotated[list[str], typer.Option("--role", help="A role of the policies; may be given several times.")]
+ProfileOption = Annotated[str, typer.Option("--profile", help="The default profile of its requests.")]
+
+BaseUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base-url", help="What clients call, such as https://ca.example.com:8443. Default: https://localhost:<port>."
+    ),
+]
+ListenOption = Annotated[
+    str | None, typer.Option("--listen-address", help="Default: localhost when the base URL is there, else every address.")
+]
+HttpsPortOption = Annotated[int, typer.Option("--https-port", min=1, max=65535, help="ACME, REST, SCEP.")]
+MtlsPortOption = Annotated[int, typer.Option("--mtls-port", min=1, max=65535, help="EST.")]
+HttpPortOption = Annotated[int, typer.Option("--http-port", min=1, max=65535, help="SCEP, CRL, OCSP.")]
+MetricsPortOption = Annotated[int, typer.Option("--metrics-port", min=1, max=65535, help="Prometheus, on 127.0.0.1 only.")]
+NameOption = Annotated[
+    list[str], typer.Option("--name", help="One more name or address for the server certificate; may be given several times.")
+]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option("--database", help="postgresql://user@host/name, or sqlite:FILE. Default: an SQLite file in the directory."),
+]
+Http01Option = Annotated[
+    int | None,
+    typer.Option(
+        "--http01-port", min=1, max=65535, help="Where http-01 is validated. Default: 80; 5002 when the base URL is localhost."
+    ),
+]
+
+
+@app.command(epilog="Example: certwright init --dir /etc/certwright --base-url https://ca.example.com:8443")
+def init(
+    *,
+    directory: Annotated[Path, typer.Option("--dir", help="What to make; must not exist or be empty.")] = Path(
+        "var/certwright"
+    ),
+    base_url: BaseUrlOption = None,
+    listen_address: ListenOption = None,
+    https_port: HttpsPortOption = 8443,
+    mtls_port: MtlsPortOption = 9443,
+    http_port: HttpPortOption = 8080,
+    metrics_port: MetricsPortOption = 9464,
+    name: NameOption = [],  # noqa: B006  # typer's way; nobody changes it
+    database: DatabaseOption = None,
+    http01_port: Http01Option = None,
+) -> None:
+    """Make a CA: root, issuing CAs, server certificate, configuration, database, first credentials. All of it or nothing."""
+    from certwright import commands
+    from certwright.init import Options
+
+    options = Options(
+        directory, base_url, listen_address, https_port, mtls_port, http_port, metrics_port, tuple(name), database, http01_port
+    )
+    _finish(lambda: commands.init(options))
+
+
+@app.command(epilog="Example: certwright up        (then, in another terminal, one of the command lines that it prints)")
+def up(
+    *,
+    directory: Annotated[Path, typer.Option("--dir", help="Where it lives; made when it is not there.")] = Path(
+        "var/certwright"
+    ),
+    base_url: BaseUrlOption = None,
+    listen_address: ListenOption = None,
+    https_port: HttpsPortOption = 8443,
+    mtls_port: MtlsPortOption = 9443,
+    http_port: HttpPortOption = 8080,
+    metrics_port: MetricsPortOption = 9464,
+    name: NameOption = [],  # noqa: B006  # typer's way; nobody changes it
+    database: DatabaseOption = None,
+    http01_port: Http01Option = None,
+) -> None:
+    """Init when there is nothing, then serve; prints every URL and a ready command line for each kind of client."""
+    from certwright import commands
+    from certwright.init import Options
+
+    options = Options(
+        directory, base_url, listen_address, https_port, mtls_port, http_port, metrics_port, tuple(name), database, http01_port
+    )
+    _finish(lambda: commands.up(options))
+
+
+@app.command(epilog="Example: certwright serve --config /etc/certwright/certwright.yaml --workers 2")
+def serve(
+    config: ConfigOption = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, max=256, help="Instead of `workers` in the file.")] = None,
+) -> None:
+    """Serve until SIGTERM, which drains. SIGHUP reads the configuration again; a mistake in it changes nothing."""
+    from certwright import commands
+
+    _finish(lambda: commands.serve(config, workers))
+
+
+@app.command(epilog="Example: certwright check --config certwright.yaml && systemctl reload certwright")
+def check(config: ConfigOption = None) -> None:
+    """Is the configuration right, and will a server with it be well? Every finding says what to change."""
+    from certwright import commands
+
+    _finish(lambda: commands.check(config))
+
+
+@db.command("status", epilog="Example: certwright db status -o json")
+def db_status(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
+    """Which migrations the database has, and which it lacks."""
+    from certwright import commands
+
+    _finish(lambda: commands.db_status(config, output))
+
+
+@db.command("upgrade", epilog="Example: certwright db upgrade")
+def db_upgrade(config: ConfigOption = None) -> None:
+    """Bring the database to this program's schema."""
+    from certwright import commands
+
+    _finish(lambda: commands.db_upgrade(config))
+
+
+@apikey.command("create", epilog="Example: certwright apikey create --role operator --profile tls-server --expires 90d")
+def apikey_create(
+    config: ConfigOption = None,
+    role: RoleOption = ["operator"],  # noqa: B006  # typer's way; nobody changes it
+    profile_name: ProfileOption = "",
+    expires: Annotated[str | None, typer.Option("--expires", help="A duration such as 90d. Default: never.")] = None,
+) -> None:
+    """Make a key and print it; it is never shown again."""
+    from certwright import admin
+
+    _finish(lambda: admin.apikey_create(config, role, profile_name, expires))
+
+
+@apikey.command("list", epilog="Example: certwright apikey list")
+def apikey_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
+    """Every key by its id, with its roles and whether it still opens anything."""
+    from certwright import admin
+
+    _finish(lambda: admin.apikey_list(config, output))
+
+
+@apikey.command("disable", epilog="Example: certwright apikey disable 0123456789abcdef")
+def apikey_disable(key_id: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
+    """End a key at once, on every node."""
+    from certwright import admin
+
+    _finish(lambda: admin.apikey_disable(config, key_id))
+
+
+@est_user.command("add", epilog="Example: certwright est user add printer-7 --role device --profile device")
+def est_user_add(
+    user: Annotated[str, typer.Argument(metavar="NAME")],
+    *,
+    config: ConfigOption = None,
+    endpoint: EndpointOption = "default",
+    role: RoleOption = ["device"],  # noqa: B006  # typer's way; nobody changes it
+    profile_name: ProfileOption = "",
+    password_file: Annotated[
+        Path | None, typer.Option("--password-file", help="Default: a new one is made and printed.")
+    ] = None,
+) -> None:
+    """Add a user, or change the password of one."""
+    from certwright import admin
+
+    _finish(
+        lambda: admin.est_user_add(
+            config, user, endpoint=endpoint, roles=role, profile=profile_name, password_file=password_file
+        )
+    )
+
+
+@scep_challenge.command("set", epilog="Example: certwright scep challenge set --endpoint default")
+def scep_challenge_set(
+    config: ConfigOption = None,
+    endpoint: EndpointOption = "default",
+    role: RoleOption = ["device"],  # noqa: B006  # typer's way; nobody changes it
+    profile_name: ProfileOption = "",
+    challenge_file: Annotated[
+        Path | None, typer.Option("--challenge-file", help="Default: a new one is made and printed.")
+    ] = None,
+) -> None:
+    """Set the static challenge password; the one before it ends."""
+    from certwright import admin
+
+    _finish(lambda: admin.scep_challenge_set(config, endpoint, role, profile_name, challenge_file))
+
+
+@cert.command("list", epilog="Example: certwright cert list --limit 20 -o json")
+def cert_list(
+    config: ConfigOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 50,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """The newest certificates."""
+    from certwright import admin
+
+    _finish(lambda: admin.cert_list(config, limit, output))
+
+
+@cert.command("show", epilog="Example: certwright cert show 2f6c9a… -o json")
+def cert_show(
+    serial: Annotated[str, typer.Argument(help="In hex; colons do not matter.")],
+    config: ConfigOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """One certificate, with its chain in PEM."""
+    from certwright import admin
+
+    _finish(lambda: admin.cert_show(config, serial, output))
+
+
+@cert.command("revoke", epilog="Example: certwright cert revoke 2f6c9a… --reason key-compromise")
+def cert_revoke(
+    serial: Annotated[str, typer.Argument(help="In hex; colons do not matter.")],
+    config: ConfigOption = None,
+    reason: Annotated[RevocationWord, typer.Option("--reason")] = RevocationWord.UNSPECIFIED,
+) -> None:
+    """Revoke for good. OCSP says so at once, the next CRL within seconds."""
+    from certwright import admin
+
+    _finish(lambda: admin.cert_revoke(config, serial, reason.name))
+
+
+@profile.command("list", epilog="Example: certwright profile list -o yaml")
+def profile_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
+    """Every profile with all of its defaults filled in."""
+    from certwright import admin
+
+    _finish(lambda: admin.profile_list(config, output))
+
+
+@ca.command("list", epilog="Example: certwright ca list")
+def ca_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
+    """The issuers: names, expiry, fingerprints."""
+    from certwright import admin
+
+    _finish(lambda: admin.ca_list(config, output))
+
+
+@ca.command("renew-server", epilog="Example: certwright ca renew-server && systemctl reload certwright")
+def ca_renew_server(config: ConfigOption = None) -> None:
+    """Make a new key and certificate for our own listeners, with the names of the old one, by the issuer `issuing`."""
+    from certwright import admin
+
+    _finish(lambda: admin.ca_renew_server(config))
+
+
+@app.command("client-config", epilog="Example: certwright client-config certbot")
+def client_config(client: Annotated[Client, typer.Argument()], config: ConfigOption = None) -> None:
+    """A command line for a client, with this server's URLs and names in it."""
+    from certwright import commands
+
+    _finish(lambda: commands.client_config(config, client.value))
+
+
+def _finish(command: Callable[[], int]) -> None:
+    """Every expected way to fail, with its exit code; the text goes to stderr."""
+    from certwright import failures
+
+    raise typer.Exit(failures.run(command))
+
+
+def main() -> None:
+    """`certwright`, as installed."""
+    app(prog_name="certwright")
+
+
+if __name__ == "__main__":
+    main()

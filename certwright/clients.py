@@ -1,0 +1,120 @@
+"""Command lines for real clients, ready to paste. Secrets stay in bootstrap.env: the lines read that file, they never repeat it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from certwright.config import Config
+from certwright.init import is_loopback
+
+
+def command_for(client: str, config: Config) -> str:
+    return f"{_environment(config)} && {COMMANDS[client](config)}"
+
+
+def _environment(config: Config) -> str:
+    """Works in sh; `set -a` for clients that read the environment."""
+    return f"set -a && . {shlex.quote(str(env_file(config)))} && set +a"
+
+
+def env_file(config: Config) -> Path:
+    return config.file.absolute().parent / "bootstrap.env"
+
+
+def _name(config: Config) -> str:
+    """A name that this server can validate at once, or one to be replaced."""
+    host = urlsplit(config.base_url).hostname or ""
+    return "localhost" if is_loopback(host) else "www.example.com"
+
+
+def _certbot(config: Config) -> str:
+    port = config.validation.http01_port
+    return (
+        'REQUESTS_CA_BUNDLE="$CERTWRIGHT_CA_FILE" certbot certonly --standalone --server "$CERTWRIGHT_ACME_DIRECTORY" '
+        f"--http-01-port {port} -d {_name(config)} --non-interactive --agree-tos --register-unsafely-without-email "
+        "--config-dir certbot --work-dir certbot --logs-dir certbot"
+    )
+
+
+def _lego(config: Config) -> str:
+    port = config.validation.http01_port
+    return (
+        'LEGO_CA_CERTIFICATES="$CERTWRIGHT_CA_FILE" lego --server "$CERTWRIGHT_ACME_DIRECTORY" --email you@example.com --accept-tos '
+        f"--http --http.port :{port} --path lego --domains {_name(config)} run"
+    )
+
+
+def _curl_est(_config: Config) -> str:
+    return (
+        "openssl req -new -newkey rsa:2048 -nodes -keyout device.key -subj /CN=device-1 -outform DER | openssl base64 | "
+        'curl -fsS --cacert "$CERTWRIGHT_CA_FILE" --user "$CERTWRIGHT_EST_USER:$CERTWRIGHT_EST_PASSWORD" '
+        '-H "Content-Type: application/pkcs10" --data-binary @- "$CERTWRIGHT_EST_URL/.well-known/est/simpleenroll" | '
+        "openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs -out device.pem"
+    )
+
+
+def _scep(_config: Config) -> str:
+    return (
+        'scepclient -server-url "$CERTWRIGHT_SCEP_URL" -challenge "$CERTWRIGHT_SCEP_CHALLENGE" -cn router-1 '
+        "-private-key router.key -certificate router.pem"
+    )
+
+
+def _rest(config: Config) -> str:
+    name = _name(config)
+    return (
+        f"openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {name}.key -subj / "
+        f"-addext subjectAltName=DNS:{name} | "
+        'curl -fsS --cacert "$CERTWRIGHT_CA_FILE" --oauth2-bearer "$CERTWRIGHT_API_KEY" -H "Accept: application/pem-certificate-chain" '
+        f'-H "Content-Type: application/x-pem-file" --data-binary @- -o {name}.pem "$CERTWRIGHT_BASE_URL/api/v1/certificates"'
+    )
+
+
+COMMANDS: Mapping[str, Callable[[Config], str]] = {
+    "certbot": _certbot,
+    "lego": _lego,
+    "curl-est": _curl_est,
+    "scep": _scep,
+    "rest": _rest,
+}
+
+
+def welcome(config: Config, fingerprint: str, root: Path) -> str:
+    """What `up` prints: every URL, and one line for each kind of client."""
+    host = urlsplit(config.base_url).hostname or "localhost"
+    shown = f"[{host}]" if ":" in host else host
+    urls = [
+        *[("ACME", f"{config.base_url}/acme/{'' if name == 'default' else name + '/'}directory") for name in config.acme],
+        *([("EST", f"https://{shown}:{config.listen.mtls[1]}/.well-known/est")] if config.listen.mtls and config.est else []),
+        *[("SCEP", f"{config.http_url}/scep{'' if name == 'default' else '/' + name}") for name in config.scep],
+        ("REST", f"{config.base_url}/api/v1/certificates   (described at /api/openapi.json)"),
+        ("roots", f"{config.http_url}/roots.pem"),
+        *[
+            (f"CRL, OCSP {name}", f"{config.http_url}/crl/{name}.crl   {config.http_url}/ocsp/{name}")
+            for name in config.issuers
+        ],
+        ("health", f"{config.http_url}/readyz?verbose"),
+        *(
+            [("metrics", f"http://{config.listen.metrics[0]}:{config.listen.metrics[1]}/metrics")]
+            if config.listen.metrics
+            else []
+        ),
+    ]
+    lines = [f"{what:<18} {url}" for what, url in urls]
+    lines += [
+        "",
+        f"{'configuration':<18} {config.file}",
+        f"{'root certificate':<18} {root}",
+        f"{'root SHA-256':<18} {fingerprint}",
+    ]
+    for client, text in (
+        ("certbot", "ACME, certbot"),
+        ("curl-est", "EST, curl"),
+        ("scep", "SCEP, scepclient"),
+        ("rest", "REST, curl"),
+    ):
+        lines += ["", f"# {text}", command_for(client, config)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,108 @@
+"""`certwright check`: the configuration, and what else could keep a server from being well. Each finding says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from certwright.clients import env_file
+from certwright.compose import expected_keys
+from certwright.config import Config, load
+from certwright.failures import DONE, REFUSED
+from pki.clock import Clock, to_datetime
+from pki.reasons import Unavailable
+from signer.api import SoftwareKey
+from signer.configuration import ConfigurationError
+from signer.secretfile import read_phrase, read_secret
+from storage.migrate import status
+from storage.schema import UPGRADE_COMMAND, SchemaError
+
+SOON = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    level: str  # ok | warn | fail
+    said: str
+
+
+def check(file: Path, clock: Clock) -> int:
+    config = load(file)  # raises ConfigError with every line that is wrong
+    findings = [Finding("ok", f"{file} is valid"), *_findings(config, clock)]
+    for finding in findings:
+        sys.stdout.write(f"[{finding.level}] {finding.said}\n")
+    return REFUSED if any(finding.level == "fail" for finding in findings) else DONE
+
+
+def _findings(config: Config, clock: Clock) -> Iterator[Finding]:
+    yield _database(config)
+    yield from _keys(config)
+    yield from _expiry(config, clock)
+    yield from _profiles(config, clock)
+    if env_file(config).exists():
+        yield Finding("warn", f"{env_file(config)} holds the first secrets: move them to where they are needed, then delete it")
+
+
+def _database(config: Config) -> Finding:
+    try:
+        found = asyncio.run(status(config.database))
+    except (Unavailable, OSError) as error:
+        return Finding("fail", f"the database is away: {error}")
+    except SchemaError as error:
+        return Finding("fail", str(error))
+    if found.pending:
+        return Finding("fail", f"the database lacks {', '.join(found.pending)}; do: {UPGRADE_COMMAND}")
+    return Finding("ok", "the database has this program's schema")
+
+
+def _keys(config: Config) -> Iterator[Finding]:
+    """Whether each key opens and is its certificate's; keys in tokens are tried when the server starts."""
+    expected = expected_keys(config)
+    if config.signer_socket is not None:
+        return
+    for key in config.keys:
+        if not isinstance(key.source, SoftwareKey):
+            continue
+        try:
+            phrase = None if key.source.passphrase_file is None else read_phrase(key.source.passphrase_file)
+            private = load_pem_private_key(read_secret(key.source.file), phrase)
+        except ConfigurationError as error:
+            yield Finding("fail", str(error))
+            continue
+        except (ValueError, TypeError):
+            yield Finding("fail", f"{key.source.file} does not open with the passphrase in {key.source.passphrase_file}")
+            continue
+        public = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if public == expected[key.name]:
+            yield Finding("ok", f"the key of {key.name} is its certificate's")
+        else:
+            yield Finding("fail", f"{key.source.file} is not the key of the certificate of {key.name}")
+
+
+def _expiry(config: Config, clock: Clock) -> Iterator[Finding]:
+    now = to_datetime(clock.micros())
+    certificates = {f"issuer {name}": x509.load_der_x509_certificate(one.certificate) for name, one in config.issuers.items()}
+    certificates["the server (renew it: certwright ca renew-server)"] = x509.load_pem_x509_certificate(
+        config.tls_certificate.read_bytes()
+    )
+    for name, certificate in certificates.items():
+        end = certificate.not_valid_after_utc
+        level = "fail" if end <= now else "warn" if end - now < SOON else "ok"
+        yield Finding(level, f"the certificate of {name} is good until {end:%Y-%m-%d}")
+
+
+def _profiles(config: Config, clock: Clock) -> Iterator[Finding]:
+    now = to_datetime(clock.micros())
+    for profile in config.profiles:
+        end = x509.load_der_x509_certificate(config.issuers[profile.issuer].certificate).not_valid_after_utc
+        if now + profile.validity > end:
+            yield Finding(
+                "warn", f"profile {profile.name}: {profile.validity.days}d is longer than issuer {profile.issuer} lives"
+            )
