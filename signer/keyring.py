@@ -6,14 +6,16 @@ The signer process puts a socket in front of it; a test or a tool may use it as 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from pki.certificate import PublicKey
 from signer.api import Hash, KeyConfig, KeyUse, Pkcs11Key, SignerRefused, SoftwareKey
 from signer.backend import KeyBackend
 from signer.configuration import ConfigurationError
@@ -138,26 +140,30 @@ def _use(key: ServedKey) -> KeyUse:
     return KeyUse.ISSUER if isinstance(key, IssuerKey) else KeyUse.RA
 
 
-async def open_keys(configs: Iterable[KeyConfig], *, log: Log) -> KeyRing:
+async def open_keys(configs: Collection[KeyConfig], *, log: Log) -> KeyRing:
     """Loads every key. Raises ConfigurationError for what waiting does not mend; tokens that are away are waited for."""
+    limits = {config.name: _limits(config) for config in configs}
+    issuers = {found.spki: name for name, found in limits.items() if found is not None}
     executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="keys")
     modules: dict[Path, Module] = {}
     tokens: dict[tuple[Path, str], Token] = {}
     keys: dict[str, ServedKey] = {}
     for config in configs:
-        limits = _limits(config)
+        within = limits[config.name]
+        accept = partial(_accept, config.name, within, issuers)
         match config.source:
             case SoftwareKey() as source:
                 backend: KeyBackend = _open_file(source, executor)
-                await _fits(config, backend, limits)
+                accept(await backend.public_key())
             case Pkcs11Key() as source:
                 module = modules.setdefault(source.module, Module(source.module))
                 token = tokens.get((source.module, source.token))
                 if token is None:
                     token = Token(module=module, label=source.token, pin_file=source.pin_file, log=log)
                     tokens[source.module, source.token] = token
-                backend = Pkcs11Backend(token=token, label=source.label, expected=None if limits is None else limits.public_key)
-        keys[config.name] = RaKey(backend) if limits is None else IssuerKey(backend, limits)
+                expected = None if within is None else within.public_key
+                backend = Pkcs11Backend(token=token, label=source.label, expected=expected, accept=accept)
+        keys[config.name] = RaKey(backend) if within is None else IssuerKey(backend, within)
     for token in tokens.values():
         await token.open()
     return KeyRing(keys=keys, tokens=tokens.values(), executor=executor)
@@ -181,9 +187,14 @@ def _open_file(source: SoftwareKey, executor: ThreadPoolExecutor) -> SoftwareBac
     return SoftwareBackend(key=load_key(source.file, passphrase), executor=executor)
 
 
-async def _fits(config: KeyConfig, backend: KeyBackend, limits: Limits | None) -> None:
-    public_key = await backend.public_key()
-    if limits is not None and spki(public_key) != limits.spki:
-        raise ConfigurationError(f"{config.name}: the key is not the one of its certificate")
-    if limits is None and not isinstance(public_key, rsa.RSAPublicKey):
-        raise ConfigurationError(f"{config.name}: is no RSA key, and RA keys must be (RFC 8894 §2.1.2)")
+def _accept(name: str, limits: Limits | None, issuers: Mapping[bytes, str], public_key: PublicKey) -> None:
+    """Raises ConfigurationError when the key that was found is not one that `name` may be."""
+    found = spki(public_key)
+    if limits is not None:
+        if found != limits.spki:
+            raise ConfigurationError(f"{name}: the key is not the one of its certificate")
+        return
+    if not isinstance(public_key, rsa.RSAPublicKey):
+        raise ConfigurationError(f"{name}: is no RSA key, and RA keys must be (RFC 8894 §2.1.2)")
+    if found in issuers:  # it would sign a TBSCertificate as if it were a message
+        raise ConfigurationError(f"{name}: is the key of {issuers[found]} too; an RA has a key of its own")

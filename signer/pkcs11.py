@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -81,11 +82,10 @@ class Module:
     def token(self, label: str) -> pkcs11.Token:
         if self._library is None:
             try:
-                self._library = pkcs11.lib(str(self.path))
-            except PKCS11Error:
-                raise
-            except RuntimeError as error:  # dlopen's text: the file is missing, or is no module
+                ctypes.CDLL(str(self.path))
+            except OSError as error:  # dlopen's text; python-pkcs11 mixes it up with what a token may say
                 raise ConfigurationError(f"{self.path}: is no PKCS#11 module that can be loaded ({error})") from None
+            self._library = pkcs11.lib(str(self.path))
         try:
             return self._library.get_token(token_label=label)
         except MultipleTokensReturned:
@@ -234,12 +234,16 @@ class Token:
 
 
 class Pkcs11Backend:
-    """One private key object. `expected` is the public key of the issuer certificate; an RA key brings its own."""
+    """One private key object. `expected` is the public key of the issuer certificate; an RA key brings its own.
 
-    def __init__(self, *, token: Token, label: str, expected: PublicKey | None) -> None:
+    `accept` looks at the public key that was proven and raises ConfigurationError when it must not be served.
+    """
+
+    def __init__(self, *, token: Token, label: str, expected: PublicKey | None, accept: Callable[[PublicKey], None]) -> None:
         self._token = token
         self._label = label
         self._public_key = expected
+        self._accept = accept
         self._key: pkcs11.PrivateKey | None = None
         self._is_rsa = False
         self._secret = b""
@@ -288,6 +292,7 @@ class Pkcs11Backend:
         self._is_rsa = key.key_type is KeyType.RSA
         public_key = self._public_key or _rsa_public_key(key, self._label)
         self._prove(public_key)
+        self._accept(public_key)
         if isinstance(public_key, rsa.RSAPublicKey):
             self._secret = rejection_secret(self._sign(REJECTION_LABEL, "sha256"))
         self._public_key = public_key

@@ -23,6 +23,7 @@ from signer.api import KeyConfig, KeyUse, SignerRefused
 from signer.client import SignerClient
 from signer.configuration import ProcessConfig, dump
 from signer.envelope import spki
+from signer.software import KeyKind
 from signer.wire import Operation, Request, encode_request
 from tests.helpers.signing import Authority, SignerProcess, authority, leaf, ra_key, software_keys
 from tests.helpers.softhsm import PIN, SoftHsm
@@ -424,3 +425,14 @@ async def test_a_token_key_keeps_its_envelope(tmp_path: Path, token: SoftHsm) ->
     await client.close()
     assert process.end() == 0
     assert process.events() == ["refused", "ended"]
+
+
+def test_an_ra_key_in_a_token_that_is_an_issuers_too_is_refused(tmp_path: Path, token: SoftHsm) -> None:
+    issuer = authority(KeyKind.RSA_2048)
+    source = token.put("both", issuer.key, 1)
+    keys = (
+        KeyConfig(name="issuing", use=KeyUse.ISSUER, source=source, envelope=issuer.envelope()),
+        KeyConfig(name="ra", use=KeyUse.RA, source=source, envelope=None),
+    )
+    with pytest.raises(AssertionError, match="ra: is the key of issuing too"):
+        SignerProcess(ProcessConfig(listen=tmp_path / "s", keys=keys), environment=token.environment, errors=tmp_path / "log")
