@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _CHANNEL = "certwright"
 _NOTIFY = "SELECT pg_notify($1, name) FROM unnest(CAST($2 AS TEXT[])) AS name"
 _PAUSE = 1.0  # seconds between attempts to connect
+_CHECK = 30.0  # seconds of silence after which a server that vanished without a word would be noticed
+_TIMEOUT = 5.0  # seconds for our own statements
+
+_LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +58,8 @@ class Listener:
         for lives in itertools.count():
             try:
                 await self._listen(again=lives > 0)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                _log.warning("the database's notifications are away: %s", type(error).__name__)
+            except _LOST as error:
+                _log.info("the database's notifications are away: %s", type(error).__name__)
             await asyncio.sleep(_PAUSE)
 
     async def _listen(self, *, again: bool) -> None:
@@ -68,11 +72,12 @@ class Listener:
                 self._wakeups.notify_all()
             while not connection.is_closed():
                 self._stir.clear()
-                if self._outgoing:
-                    names = sorted(self._outgoing)
-                    self._outgoing.clear()
-                    await connection.execute(_NOTIFY, _CHANNEL, names)
-                await self._stir.wait()
+                names = sorted(self._outgoing)
+                self._outgoing.clear()
+                await connection.execute(_NOTIFY, _CHANNEL, names, timeout=_TIMEOUT)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_CHECK):
+                        await self._stir.wait()
         finally:
             connection.terminate()
 

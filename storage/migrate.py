@@ -78,7 +78,6 @@ def _upgrade_sqlite(path: Path, migrations: Sequence[Migration], clock: Clock) -
     sqlite.create_private(path)
     done: list[str] = []
     with _sqlite(path) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
         while True:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -122,7 +121,7 @@ async def _upgrade_postgres(dsn: str, migrations: Sequence[Migration], clock: Cl
     async with _postgres(dsn) as connection:
         pending(migrations, await _applied_postgres(connection))  # refuse before the first change
         # IF NOT EXISTS still fails when another node makes the table at the same moment; then it exists.
-        with contextlib.suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
+        with contextlib.suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError):
             await connection.execute(CREATE_TABLE_SQL)
         while True:
             async with connection.transaction():

@@ -211,6 +211,10 @@ class PostgresDatabase:
         try:
             with translated(connection.is_closed):
                 return await call(connection)
+        except asyncpg.InternalClientError as error:
+            # asyncpg has read the server's farewell and not yet the end of the stream: for it, a query is still under way.
+            connection.terminate()
+            raise Unavailable("database: connection lost") from error
         except Unavailable as error:
             if isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError):
                 await self._pool.expire_connections()  # a primary may have taken over elsewhere

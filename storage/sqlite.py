@@ -184,6 +184,7 @@ class _Writer:
         for it may have been one with a neighbour's lost rows.
         """
         try:
+            roll_back(self._connection)  # of a batch whose own rollback the disk refused
             self._connection.execute("BEGIN IMMEDIATE")
             outcomes = [self._attempt(write.steps) for write in batch]
             self._connection.execute("COMMIT")
@@ -227,6 +228,7 @@ class SqliteScratch:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._is_closed = False
 
     @classmethod
     def open(cls, database: Path, *, boot_id: str) -> SqliteScratch:
@@ -246,11 +248,15 @@ class SqliteScratch:
         return await scratch_id(self)
 
     async def fetch_one(self, sql: str, *args: Value) -> Row | None:
+        if self._is_closed:
+            raise _closed()
         with translated():
             rows = _execute(self._connection, sql, args)
         return rows[0] if rows else None
 
     async def write(self, *steps: Step) -> Rows:
+        if self._is_closed:
+            raise _closed()
         with translated():
             if len(steps) == 1 and steps[0].rows is None:
                 return _run_steps(self._connection, steps)
@@ -264,6 +270,7 @@ class SqliteScratch:
             return results
 
     def close(self) -> None:
+        self._is_closed = True
         self._connection.close()
 
 
