@@ -221,7 +221,7 @@ def _flag(members: Mapping[str, Any], name: str) -> bool:
 
 def _deactivated(members: Mapping[str, Any]) -> bool:
     status = members.get("status")
-    if status not in {None, "deactivated"}:
+    if status is not None and status != "deactivated":
         raise malformed('the only status that a client can ask for is "deactivated"')
     return status is not None
 
