@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import ctypes
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,17 +68,33 @@ class PinRefused(Exception):
 
 
 class Module:
-    """One PKCS#11 library. Everything but `run` is for its own thread."""
+    """One PKCS#11 library. Everything but `run` is for its own thread.
 
-    def __init__(self, path: Path) -> None:
+    `patience` is how many seconds one call may take before nobody else is made to queue behind it: a driver that hangs
+    cannot be interrupted, but it need not hang its callers.
+    """
+
+    def __init__(self, path: Path, *, patience: float = 5.0) -> None:
         self.path = path
+        self._patience = patience
+        self._busy_since: float | None = None  # monotonic
         self.generation = 0  # handles of an earlier one are dead
         self._library: pkcs11._pkcs11.lib | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pkcs11")
 
     async def run(self, work: Callable[[], T]) -> T:
         """`work` in the module's thread. If the caller gives up before it has begun, it never begins."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        since = self._busy_since
+        if since is not None and time.monotonic() - since > self._patience:
+            raise Unavailable(f"{self.path} has not come back from a call for more than {self._patience} s")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, work)
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        self._busy_since = time.monotonic()
+        try:
+            return work()
+        finally:
+            self._busy_since = None
 
     def token(self, label: str) -> pkcs11.Token:
         if self._library is None:
@@ -186,7 +203,7 @@ class Token:
                     await self._module.run(self._reopen)
                 except PinRefused as refused:
                     return self._refuse_pin(refused)
-                except (PKCS11Error, ConfigurationError) as error:
+                except (PKCS11Error, ConfigurationError, Unavailable) as error:
                     self._away = f"token {self._label!r} is away ({_text(error)})"
                 else:
                     self._away = None
