@@ -52,7 +52,7 @@ def _curl_est(_config: Config) -> str:
         "openssl req -new -newkey rsa:2048 -nodes -keyout device.key -subj /CN=device-1 -outform DER | openssl base64 | "
         'curl -fsS --cacert "$CERTWRIGHT_CA_FILE" --user "$CERTWRIGHT_EST_USER:$CERTWRIGHT_EST_PASSWORD" '
         '-H "Content-Type: application/pkcs10" --data-binary @- "$CERTWRIGHT_EST_URL/.well-known/est/simpleenroll" | '
-        "openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs -out device.pem"
+        "base64 -d | openssl pkcs7 -inform DER -print_certs -out device.pem"
     )
 
 

@@ -119,7 +119,12 @@ endpoints:
   est:
     default: {{profile: device, authenticate: [basic]}}
   scep:
-    default: {{profile: device, challenge: [static], registration_authority: scep}}
+    default:
+      profile: device
+      challenge: [static]
+      registration_authority: scep
+      # What old devices (and Debian's scepclient) still speak. Leave it out when all of yours can do AES and SHA-256.
+      legacy: [sha1, des-cbc, des-ede3-cbc]
 
 validation:
   resolver: system      # or ["127.0.0.1:53"]
