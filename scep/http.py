@@ -87,8 +87,6 @@ class ScepServer:
             _LOG.warning("unavailable: %s", outage.what)
             text = f"the server cannot issue now; ask again in {outage.retry_after} seconds\n"
             return web.Response(status=503, text=text, headers={"Retry-After": str(outage.retry_after)})
-        except web.RequestPayloadError:
-            return web.Response(status=400, text="the body did not arrive as its headers say; send it again\n")
         except Exception:  # noqa: BLE001  # the outermost edge: logged with its traceback, told to nobody
             _LOG.exception("request %s failed", request.get("request_id", ""))
             return web.Response(status=500, headers=_request_id(request))
@@ -146,10 +144,13 @@ async def _message(request: web.Request, query: Mapping[str, bytes]) -> bytes:
         except ValueError as error:
             raise HttpRefusal(400, str(error)) from None
     body = bytearray()
-    async for chunk in request.content.iter_chunked(64 * 1024):
-        body += chunk
-        if len(body) > MAX_LENGTH:
-            raise HttpRefusal(413, f"a SCEP message has at most {MAX_LENGTH} octets here")
+    try:
+        async for chunk in request.content.iter_chunked(64 * 1024):
+            body += chunk
+            if len(body) > MAX_LENGTH:
+                raise HttpRefusal(413, f"a SCEP message has at most {MAX_LENGTH} octets here")
+    except (web.RequestPayloadError, ConnectionResetError):  # the client is gone, or its body is not what its headers say
+        raise HttpRefusal(400, "the body did not arrive as its headers say; send it again") from None
     if not body:
         raise HttpRefusal(400, "the body is empty; a PKIOperation by POST carries the message there")
     return bytes(body)

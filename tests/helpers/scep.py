@@ -19,7 +19,7 @@ from pathlib import Path
 
 from asn1crypto import cms as asn1_cms
 from asn1crypto import core
-from asn1crypto.parser import emit
+from asn1crypto.parser import emit, parse
 from cryptography import x509
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives import hashes
@@ -286,6 +286,22 @@ def self_signed(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, common_name
 
 def seq(*parts: bytes) -> bytes:
     return bytes(emit(0, 1, 16, b"".join(parts)))
+
+
+def children(element: bytes) -> list[bytes]:
+    """The parts of a constructed element, by asn1crypto's parser."""
+    content = bytes(parse(element)[4])
+    found = []
+    while content:
+        _, _, _, header, value, trailer = parse(content, strict=False)
+        found.append(bytes(header + value + trailer))
+        content = content[len(found[-1]) :]
+    return found
+
+
+def asn1_content(data: bytes) -> bytes:
+    """The structure inside a ContentInfo."""
+    return children(children(data)[1])[0]
 
 
 def retag(tag: int, element: bytes) -> bytes:

@@ -38,6 +38,7 @@ class Site:
     issuance: SimulatedIssuance
     signer: SoftwareSigner
     http: ClientSession
+    runner: web.AppRunner
 
     async def get(self, path: str) -> tuple[int, str, bytes]:
         async with self.http.get(f"{self.origin}{path}") as response:
@@ -76,7 +77,7 @@ async def site() -> AsyncIterator[Site]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     port = runner.addresses[0][1]
     async with ClientSession() as http:
-        yield Site(f"http://127.0.0.1:{port}", port, ca, issuance, signer, http)
+        yield Site(f"http://127.0.0.1:{port}", port, ca, issuance, signer, http, runner)
     await runner.cleanup()
 
 
@@ -188,6 +189,20 @@ async def test_garbage_is_a_400_that_says_what_is_wrong(site: Site, body: bytes)
     status, _, text = await site.post(body)
     assert status == 400
     assert b"no SCEP message" in text
+
+
+async def test_a_client_that_goes_away_inside_its_body_leaves_no_traceback(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    head = b"POST /scep?operation=PKIOperation HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n"
+    writer.write(head)
+    assert b"100" in await reader.readline()  # now the handler waits for the body
+    writer.write(b"abc")
+    writer.close()
+    await writer.wait_closed()
+    await site.runner.cleanup()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 
 from pki.cms.errors import CmsError, CmsProblem
-from pki.cms.fields import oid, printable_string
+from pki.cms.fields import dotted, elements, oid, printable_string
 from pki.cms.signed import Attribute, certificates_only, parse_signed, sign, verify
 from pki.cms.types import MAX_RSA_BITS, Digest, read_certificate
 from tests.helpers import scep as other
@@ -286,5 +287,119 @@ def test_an_enveloped_data_is_not_mistaken_for_a_signed_one() -> None:
     assert caught.value.problem is CmsProblem.STRUCTURE
 
 
-def test_the_helpers_keys_are_rsa() -> None:
-    assert isinstance(rsa_key("device"), rsa.RSAPrivateKey)
+# ---------------------------------------------------------------- RSASSA-PSS parameters (RFC 4055 §3.1)
+
+
+def pss(*fields: bytes) -> bytes:
+    return other.seq(other.oid("1.2.840.113549.1.1.10"), other.seq(*fields))
+
+
+def digest_algorithm(name: str) -> bytes:
+    return other.seq(other.oid(other.HASH_OIDS[name]), other.NULL)
+
+
+def mgf1(name: str) -> bytes:
+    return other.seq(other.oid("1.2.840.113549.1.1.8"), digest_algorithm(name))
+
+
+def test_pss_without_parameters_means_sha1_and_a_salt_of_20() -> None:
+    message = dataclasses.replace(honest(), digest="sha1", signature_algorithm=pss())
+    attributes = other.set_of(*message.attributes())
+    scheme = padding.PSS(padding.MGF1(HASHES["sha1"]), 20)
+    message.signature = rsa_key("device").sign(attributes, scheme, HASHES["sha1"])
+    verify(parse_signed(message.encode()))
+    message = dataclasses.replace(honest(), digest="sha256", signature_algorithm=pss())
+    assert problem_of(message.encode()) is CmsProblem.ALGORITHM
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        pytest.param(
+            [other.explicit(digest_algorithm("sha256"), 0), other.explicit(mgf1("sha1"), 1)],
+            CmsProblem.ALGORITHM,
+            id="another digest in the mask",
+        ),
+        pytest.param(
+            [other.explicit(digest_algorithm("sha256"), 0), other.explicit(other.seq(other.oid("1.2.3")), 1)],
+            CmsProblem.ALGORITHM,
+            id="another mask",
+        ),
+        pytest.param(
+            [
+                other.explicit(digest_algorithm("sha256"), 0),
+                other.explicit(mgf1("sha256"), 1),
+                other.explicit(other.integer(2000), 2),
+            ],
+            CmsProblem.ALGORITHM,
+            id="a salt longer than a key",
+        ),
+        pytest.param(
+            [
+                other.explicit(digest_algorithm("sha256"), 0),
+                other.explicit(mgf1("sha256"), 1),
+                other.explicit(other.integer(500), 2),
+            ],
+            CmsProblem.SIGNATURE,
+            id="a salt longer than this key",
+        ),
+        pytest.param([other.integer(1)], CmsProblem.ALGORITHM, id="something else"),
+    ],
+)
+def test_odd_pss_parameters_are_typed_errors(fields: list[bytes], problem: CmsProblem) -> None:
+    message = dataclasses.replace(honest(), signature_algorithm=pss(*fields))
+    assert problem_of(message.encode()) is problem
+
+
+def test_what_is_no_x509_certificate_in_the_bag_is_passed_over() -> None:
+    """CertificateChoices has obsolete forms and attribute certificates (RFC 5652 §10.2.2)."""
+    message = honest()
+    message.bag = [other.retag(0xA1, other.seq(other.integer(1))), der_of(message.certificate())]
+    verify(parse_signed(message.encode()))
+
+
+def test_a_message_without_signed_attributes_is_refused() -> None:
+    data = openssl_signed_without_attributes()
+    with pytest.raises(CmsError, match="no signed attributes") as caught:
+        parse_signed(data)
+    assert caught.value.problem is CmsProblem.ATTRIBUTE
+
+
+def openssl_signed_without_attributes() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        key, crt = Path(folder, "key"), Path(folder, "crt")
+        key.write_bytes(key_pem(rsa_key("device")))
+        crt.write_bytes(pem_of(self_signed(rsa_key("device"))))
+        options = ("-nodetach", "-binary", "-outform", "der", "-noattr")
+        return openssl("cms", "-sign", *options, "-signer", crt, "-inkey", key, stdin=CONTENT)
+
+
+def test_detached_content_is_empty_content() -> None:
+    message = honest()
+    wrapped = other.explicit(other.octets(CONTENT))
+    data = message.encode()
+    assert wrapped in data
+    detached = parse_signed(reframed(data, wrapped))
+    assert detached.content == b""
+    with pytest.raises(CmsError):
+        verify(detached)
+
+
+def reframed(data: bytes, cut: bytes) -> bytes:
+    """The SignedData without its eContent: cut out, with the lengths of its four parents made right."""
+    outer = other.asn1_content(data)
+    parts = other.children(outer)
+    (content_type,) = [part for part in other.children(parts[2]) if part != cut]
+    return other.seq(other.oid(other.SIGNED_DATA), other.explicit(other.seq(*parts[:2], other.seq(content_type), *parts[3:])))
+
+
+def test_an_object_identifier_that_is_none_is_still_named() -> None:
+    assert dotted(b"\x06\x01\x80") == "(malformed)"
+    assert dotted(oid("2.999.3")) == "2.999.3"
+    assert dotted(oid("1.2.840.113549.1.1.7")) == "1.2.840.113549.1.1.7"
+
+
+def test_too_many_elements_in_one_place_are_refused() -> None:
+    with pytest.raises(CmsError) as caught:
+        elements(b"\x05\x00" * 5000)
+    assert caught.value.problem is CmsProblem.TOO_LARGE
