@@ -1,0 +1,235 @@
+"""The other front ends, one window each: REST, EST (kept-alive and new connections), SCEP, and ACME's newNonce and newOrder.
+
+Takes addresses and credentials from the `bootstrap.env` that `certwright init` wrote, so none is on a command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import itertools
+import json
+import shlex
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import orjson
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.x509.oid import NameOID
+
+from bench.acme_load import Account, printed
+from bench.client import BenchError, Client, tls_context
+from bench.figures import Tally, share, summary
+from bench.processes import Meter
+from tests.helpers import scep
+
+Item = Callable[[Client, int], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    environment: Mapping[str, str]
+    clients: int
+    count: int
+    domain: str
+    pid: int | None
+    database_pid: int | None
+
+
+def read_environment(file: Path) -> dict[str, str]:
+    """NAME=VALUE lines with a shell's quotes."""
+    words = shlex.split(file.read_text(encoding="utf-8"), comments=True)
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def _csr(name: str) -> x509.CertificateSigningRequest:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    san = x509.SubjectAlternativeName([x509.DNSName(name)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject).add_extension(san, critical=False)
+    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+
+
+class Bench:
+    """Everything that the windows share."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._environment = options.environment
+        self._tls: ssl.SSLContext = tls_context(Path(options.environment["CERTWRIGHT_CA_FILE"]))
+        self._run = f"{int(time.time())}"
+
+    def _names(self, kind: str) -> list[str]:
+        count = self._options.count + self._options.clients
+        return [f"{kind}{item}-{self._run}.{self._options.domain}" for item in range(count)]
+
+    async def window(self, url: str, work: Item, *, keep_alive: bool = True) -> dict[str, object]:
+        """Items 0 … clients - 1 warm the connections up, the rest are measured."""
+        clients = [Client(url, self._tls, keep_alive=keep_alive) for _ in range(self._options.clients)]
+        await asyncio.gather(*(work(client, item) for item, client in enumerate(clients)))
+        for client in clients:
+            client.requests = 0
+        tally, first = Tally(), len(clients)
+        server, database = Meter(self._options.pid), Meter(self._options.database_pid)
+        started = time.perf_counter()
+        await share(len(clients), self._options.count, lambda client, item: tally.item(work(clients[client], first + item)))
+        seconds = time.perf_counter() - started
+        requests = sum(client.requests for client in clients)
+        for client in clients:
+            client.close()
+        return summary(tally, seconds=seconds, requests=requests, server=server.read(), database=database.read())
+
+    async def rest(self) -> dict[str, object]:
+        bodies = [_csr(name).public_bytes(Encoding.PEM) for name in self._names("rest")]
+        url = f"{self._environment['CERTWRIGHT_BASE_URL']}/api/v1/certificates"
+        authorization = f"Authorization: Bearer {self._environment['CERTWRIGHT_API_KEY']}\r\n"
+
+        async def create(client: Client, item: int) -> None:
+            reply = await client.request("POST", url, bodies[item], content_type="application/pkcs10", headers=authorization)
+            _expect(reply.status, 201, reply.body)
+
+        return await self.window(url, create)
+
+    async def est(self, *, keep_alive: bool) -> dict[str, object]:
+        names = self._names("est" if keep_alive else "estnew")
+        bodies = [base64.encodebytes(_csr(name).public_bytes(Encoding.DER)) for name in names]
+        url = f"{self._environment['CERTWRIGHT_EST_URL']}/.well-known/est/simpleenroll"
+        user = f"{self._environment['CERTWRIGHT_EST_USER']}:{self._environment['CERTWRIGHT_EST_PASSWORD']}"
+        authorization = f"Authorization: Basic {base64.b64encode(user.encode()).decode('ascii')}\r\n"
+
+        async def enrol(client: Client, item: int) -> None:
+            reply = await client.request("POST", url, bodies[item], content_type="application/pkcs10", headers=authorization)
+            _expect(reply.status, 200, reply.body)
+
+        return await self.window(url, enrol, keep_alive=keep_alive)
+
+    async def scep(self) -> dict[str, object]:
+        """PKCSReq, RSA-2048. Each client has one key, for making one costs more than all the rest; names differ."""
+        url = self._environment["CERTWRIGHT_SCEP_URL"]
+        authority = await _registration_authority(url, self._tls)
+        keys = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(4)]
+        secret = self._environment["CERTWRIGHT_SCEP_CHALLENGE"]
+        messages = [
+            _pkcs_req(name, key, authority, secret)
+            for name, key in zip(self._names("scep"), itertools.cycle(keys), strict=False)
+        ]
+
+        async def enrol(client: Client, item: int) -> None:
+            reply = await client.request(
+                "POST", f"{url}?operation=PKIOperation", messages[item], content_type="application/x-pki-message"
+            )
+            _expect(reply.status, 200, reply.body)
+            answer = scep.parse_answer(reply.body)
+            if answer.status != "0":
+                raise BenchError(f"pkiStatus {answer.status}, failInfo {answer.fail_info}", answer.text or "")
+
+        return await self.window(url, enrol)
+
+    async def new_nonce(self) -> dict[str, object]:
+        url = (await self._directory())["newNonce"]
+
+        async def head(client: Client, item: int) -> None:
+            reply = await client.request("HEAD", url)
+            _expect(reply.status, 200, reply.body)
+
+        return await self.window(url, head)
+
+    async def new_order(self) -> dict[str, object]:
+        directory = await self._directory()
+        accounts: dict[int, Account] = {}
+        names = self._names("order")
+
+        async def order(client: Client, item: int) -> None:
+            account = accounts.get(id(client))
+            if account is None:
+                account = accounts[id(client)] = Account(directory=directory, client=client, tally=Tally())
+                await account.register()
+            await account.post(directory["newOrder"], {"identifiers": [{"type": "dns", "value": names[item]}]})
+
+        return await self.window(directory["newOrder"], order)
+
+    async def _directory(self) -> dict[str, str]:
+        url = self._environment["CERTWRIGHT_ACME_DIRECTORY"]
+        client = Client(url, self._tls, keep_alive=False)
+        directory: dict[str, str] = orjson.loads((await client.request("GET", url)).body)
+        return directory
+
+
+def _expect(status: int, wanted: int, body: bytes) -> None:
+    if status != wanted:
+        raise BenchError(f"status {status}", body[:300].decode("utf-8", "replace"))
+
+
+async def _registration_authority(url: str, tls: ssl.SSLContext) -> x509.Certificate:
+    reply = await Client(url, tls, keep_alive=False).request("GET", f"{url}?operation=GetCACert&message={quote('ca')}")
+    _expect(reply.status, 200, reply.body)
+    if "ra" not in reply.headers["content-type"]:
+        return x509.load_der_x509_certificate(reply.body)
+    for certificate in pkcs7.load_der_pkcs7_certificates(reply.body):
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        if usage.key_encipherment:
+            return certificate
+    raise BenchError("no certificate to encrypt to")
+
+
+def _pkcs_req(name: str, key: rsa.RSAPrivateKey, authority: x509.Certificate, secret: str) -> bytes:
+    request = scep.csr(key, common_name=name, challenge=secret, sans=[name])
+    content = scep.enveloped(request, authority)
+    return scep.Message(key=key, content=content, transaction_id=f"T{name}").encode()
+
+
+async def measure(options: Options, wanted: Sequence[str]) -> dict[str, dict[str, object]]:
+    """One window for each of `wanted`, in that order, one after the other."""
+    bench = Bench(options)
+    windows: Mapping[str, Callable[[], Awaitable[dict[str, object]]]] = {
+        "rest": bench.rest,
+        "est": lambda: bench.est(keep_alive=True),
+        "est-new-connections": lambda: bench.est(keep_alive=False),
+        "scep": bench.scep,
+        "newNonce": bench.new_nonce,
+        "newOrder": bench.new_order,
+    }
+    return {name: await windows[name]() for name in wanted}
+
+
+WINDOWS = ("rest", "est", "est-new-connections", "scep", "newNonce", "newOrder")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.est_scep_rest", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--env", type=Path, required=True, help="the bootstrap.env of `certwright init`")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--count", type=int, default=1000, help="items in each measured window")
+    parser.add_argument("--domain", default="bench.localhost")
+    parser.add_argument("--pid", type=int, help="the server's process; CPU and memory of its tree are measured")
+    parser.add_argument("--database-pid", type=int, help="the database's process, likewise")
+    parser.add_argument("--window", action="append", choices=WINDOWS, help="may be given several times; default: all")
+    parser.add_argument("-o", "--output", choices=["table", "json"], default="table")
+    given = parser.parse_args(arguments)
+    options = Options(
+        environment=read_environment(given.env),
+        clients=given.clients,
+        count=given.count,
+        domain=given.domain,
+        pid=given.pid,
+        database_pid=given.database_pid,
+    )
+    figures = uvloop.run(measure(options, given.window or WINDOWS))
+    if given.output == "json":
+        print(json.dumps(figures, indent=2))
+    else:
+        print("\n\n".join(f"{name}: {printed(window)}" for name, window in figures.items()))
+    return 1 if any(window["errors"] for window in figures.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
