@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pki.cms.types import CertificateView, Cipher, Digest, read_certificate
+from pki.cms.types import Cipher, Digest, read_certificate
 
 DEFAULT = "default"  # the endpoint whose URLs need no name
 
@@ -43,7 +43,7 @@ class ScepEndpoint:
         return self.legacy & {digest.value for digest in Digest}
 
     def shown_certificates(self) -> tuple[bytes, ...]:
-        """What GetCACert gives: the RA, the issuing CA, its chain. Some clients need the root, others stumble over it."""
+        """What GetCACert gives: the RA, the issuing CA, its chain. strongSwan needs the root; scepclient fails on an EC one."""
         issuing, *chain = self.ca_certificates
         return (self.ra_certificate, issuing, *(der for der in chain if self.include_root or not _self_issued(der)))
 
@@ -59,5 +59,5 @@ class ScepEndpoint:
 
 
 def _self_issued(der: bytes) -> bool:
-    certificate: CertificateView = read_certificate(der)
+    certificate = read_certificate(der)
     return certificate.issuer == certificate.subject

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from scep.http import ScepServer, routes
 from tests.helpers.scep import (
@@ -22,6 +24,8 @@ from tests.helpers.scep import (
     ScepCa,
     SimulatedIssuance,
     SoftwareSigner,
+    certificate,
+    der_of,
     key_pem,
     pem_of,
     pkcs_req,
@@ -39,11 +43,23 @@ class Site:
 
 
 @asynccontextmanager
-async def serving(*, legacy: tuple[str, ...] = ()) -> AsyncIterator[Site]:
+async def serving(
+    *,
+    legacy: tuple[str, ...] = (),
+    root: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | None = None,
+    include_root: bool = False,
+) -> AsyncIterator[Site]:
+    """With `root`, the issuing CA is below a root with that key."""
     ca = ScepCa()
+    endpoint = ca.endpoint(legacy=legacy)
+    if root is not None:
+        above = certificate("Root", root.public_key(), "Root", root, usage="ca", ca=True)
+        ca.certificate = certificate("Test CA", ca.key.public_key(), "Root", root, usage="ca", ca=True)
+        chain = (der_of(ca.certificate), der_of(above))
+        endpoint = dataclasses.replace(endpoint, ca_certificates=chain, include_root=include_root)
     issuance = SimulatedIssuance(ca)
     server = ScepServer(
-        endpoints={"default": ca.endpoint(legacy=legacy)},
+        endpoints={"default": endpoint},
         issuance=issuance,
         signer=SoftwareSigner(ca.ra_key),
         credentials=KnownChallenges(),
@@ -108,6 +124,27 @@ async def test_strongswan_reads_the_ca_certificates(tmp_path: Path) -> None:
         (ra,) = [path for name, path in written.items() if name.startswith("ra")]
         assert x509.load_pem_x509_certificate(ca.read_bytes()) == site.ca.certificate
         assert x509.load_pem_x509_certificate(ra.read_bytes()) == site.ca.ra
+
+
+@needs("pki")
+@pytest.mark.parametrize("include_root", [False, True])
+async def test_strongswan_reads_the_ca_certificates_only_with_the_root_among_them(tmp_path: Path, include_root: bool) -> None:
+    async with serving(root=rsa_key("root"), include_root=include_root) as site:
+        status, output = await run(
+            *("pki", "--scepca", "--url", site.url, "--caout", "ca.crt", "--raout", "ra.crt", "--outform", "pem", "--force"),
+            folder=tmp_path,
+        )
+        assert (status == 0) is include_root, output
+
+
+@needs("scepclient")
+@pytest.mark.parametrize("include_root", [False, True])
+async def test_scepclient_fails_on_an_ec_root_among_the_certificates(tmp_path: Path, include_root: bool) -> None:
+    """It encrypts to every certificate of GetCACert. So the root is shown only where the operator says so."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    async with serving(legacy=("sha1", "des-cbc"), root=key, include_root=include_root) as site:
+        status, output = await go_client(site, tmp_path)
+        assert (status == 0) is not include_root, output
 
 
 @needs("pki")
