@@ -220,10 +220,8 @@ def _flag(members: Mapping[str, Any], name: str) -> bool:
 
 
 def _deactivated(members: Mapping[str, Any]) -> bool:
-    status = members.get("status")
-    if status is not None and status != "deactivated":
-        raise malformed('the only status that a client can ask for is "deactivated"')
-    return status is not None
+    """RFC 8555 §7.3.2: any other status is ignored; certbot sends the whole account back, its `valid` included."""
+    return members.get("status") == "deactivated"
 
 
 def _contact(members: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -171,11 +171,18 @@ def enqueue(authorization_id: str, kind: str) -> Step:
 
 
 def make_server(
-    database: Database, clock: Clock, *, issuance: SettlingIssuance, policy: ScriptedPolicy, methods: Sequence[ScriptedMethod],
-    log: RememberedErrors, hold: timedelta = timedelta(seconds=60),
-) -> AcmeServer:  # fmt: skip
+    database: Database,
+    clock: Clock,
+    *,
+    issuance: SettlingIssuance,
+    policy: ScriptedPolicy,
+    methods: Sequence[ScriptedMethod],
+    log: RememberedErrors,
+    hold: timedelta = timedelta(seconds=60),
+    base_url: str = BASE,
+) -> AcmeServer:
     return AcmeServer(
-        base_url=BASE,
+        base_url=base_url,
         endpoints=ENDPOINTS,
         database=database,
         clock=clock,

@@ -180,6 +180,13 @@ async def test_contacts_can_be_changed_and_taken_away(client: AcmeClient) -> Non
     assert (await client.post(client.kid)).json["contact"] == []
 
 
+async def test_an_update_with_the_whole_account_in_it_changes_the_contacts_only(client: AcmeClient) -> None:
+    """RFC 8555 §7.3.2: certbot sends back all that it knows."""
+    whole = {"status": "valid", "contact": ["mailto:new@example.com"], "orders": "x", "termsOfServiceAgreed": False, "key": {}}
+    reply = await client.post(client.kid, whole)
+    assert reply.json == {"status": "valid", "contact": ["mailto:new@example.com"], "termsOfServiceAgreed": True}
+
+
 @pytest.mark.parametrize(
     ("contact", "problem"),
     [

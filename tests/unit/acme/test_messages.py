@@ -125,7 +125,10 @@ def test_an_empty_payload_on_a_challenge_is_a_read_and_an_object_starts_it() -> 
     assert problem_of(messages.parse_challenge_response, []) == "malformed"
 
 
-def test_the_only_status_to_ask_for_is_deactivated() -> None:
+def test_the_only_status_that_changes_anything_is_deactivated() -> None:
+    """RFC 8555 §7.3.2; an authorization's update (§7.5.2) is that status and nothing else."""
     assert messages.parse_account_update(b'{"status": "deactivated"}').deactivate
+    assert messages.parse_authorization_update(b'{"status": "deactivated"}')
     for status in ("valid", "revoked", ["deactivated"], 1):
-        assert problem_of(messages.parse_account_update, {"status": status}) == "malformed"
+        assert not messages.parse_account_update(json.dumps({"status": status}).encode()).deactivate
+        assert problem_of(messages.parse_authorization_update, {"status": status}) == "malformed"
