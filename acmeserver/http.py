@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import orjson
 from aiohttp import web
-from multidict import CIMultiDict
 
 from acmeserver import messages
 from acmeserver.authentication import Acting, SignedBy, Signer
@@ -255,23 +254,23 @@ async def _serve(
         request_id = str(request.get("request_id") or server.new_id())
         server.log.exception("acme.internal_error", request_id=request_id, method=request.method, path=request.path)
         answer = _bug_answer(request_id)
-    headers = _headers(answer)
+    response = _response(answer)
     if index and served is not None:
-        headers.add("Link", _link(served.urls.directory, "index"))
+        response.headers.add("Link", _link(served.urls.directory, "index"))
     if nonce or request.method == "POST":
-        await _add_nonce(server, headers)
-    return web.Response(status=answer.status, body=answer.body, headers=headers)
+        await _add_nonce(server, response)
+    return response
 
 
-async def _add_nonce(server: AcmeServer, headers: CIMultiDict[str]) -> None:
+async def _add_nonce(server: AcmeServer, response: web.Response) -> None:
     try:
-        headers["Replay-Nonce"] = await server.nonces.issue()
+        response.headers["Replay-Nonce"] = await server.nonces.issue()
     except Unavailable:
         return  # the answer is the 503 of the same outage, or was made before it began
 
 
-def _headers(answer: Answer) -> CIMultiDict[str]:
-    headers: CIMultiDict[str] = CIMultiDict({"Cache-Control": "no-store"})
+def _response(answer: Answer) -> web.Response:
+    headers = {"Cache-Control": "no-store"}
     if answer.body:
         headers["Content-Type"] = answer.content_type
     if answer.location:
@@ -280,9 +279,10 @@ def _headers(answer: Answer) -> CIMultiDict[str]:
         headers["Retry-After"] = str(answer.retry_after)
     if answer.allow:
         headers["Allow"] = answer.allow
+    response = web.Response(status=answer.status, body=answer.body, headers=headers)
     for url, relation in answer.links:
-        headers.add("Link", _link(url, relation))
-    return headers
+        response.headers.add("Link", _link(url, relation))
+    return response
 
 
 def _link(url: str, relation: str) -> str:

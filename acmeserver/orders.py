@@ -45,6 +45,8 @@ class _Name:
 
 
 class Orders:
+    """Raises Rejection(UNKNOWN_PROFILE) when the endpoint names a profile that is not there."""
+
     def __init__(
         self,
         *,
@@ -63,7 +65,8 @@ class Orders:
         self._database = database
         self._clock = clock
         self._issuance = issuance
-        self._profiles = profiles
+        # Resolved once: a version is a digest over the whole profile.
+        self._profiles = tuple((profile, profile.version) for profile in map(profiles.get, endpoint.profiles))
         self._policy = policy
         self._new_id = new_id
         self._new_token = new_token
@@ -71,11 +74,11 @@ class Orders:
     async def create(self, acting: Acting, wanted: NewOrder) -> Order:
         """Raises Problem, Rejection."""
         names = parse_names(wanted.identifiers, offered=self._endpoint.challenges)
-        profile = self._profile(wanted.profile)
+        profile, version = self._profile(wanted.profile)
         identifiers = [name.identifier for name in names]
         self._policy.check(principal=self._principal(acting), profile=profile, identifiers=identifiers)
         now = self._clock.micros()
-        order = self._new_order(names, wanted, profile, now)
+        order = self._new_order(names, wanted, (profile.name, version), now)
         try:
             await self._database.write(*_insert_steps(order, acting, now))
         except Conflict as conflict:  # ids are random, so it is the guard on the account
@@ -129,14 +132,13 @@ class Orders:
         detail = f"the order {self._urls.order(order_id)} cannot be finalized now: {why}"
         return Problem(ProblemType.ORDER_NOT_READY, detail)
 
-    def _profile(self, name: str | None) -> Profile:
-        offered = [self._profiles.get(each) for each in self._endpoint.profiles]
+    def _profile(self, name: str | None) -> tuple[Profile, str]:
         if name is None:
-            return offered[0]
-        for profile in offered:
+            return self._profiles[0]
+        for profile, version in self._profiles:
             if profile.name == name:
-                return profile
-        known = ", ".join(profile.name for profile in offered)
+                return profile, version
+        known = ", ".join(profile.name for profile, _ in self._profiles)
         raise Problem(ProblemType.INVALID_PROFILE, f"this endpoint has no profile {shown(name)}; use one of: {known}")
 
     def _principal(self, acting: Acting) -> Principal:
@@ -144,14 +146,14 @@ class Orders:
             PrincipalKind.ACME_ACCOUNT, acting.account_id, self._endpoint.roles, source_address=acting.source_address
         )
 
-    def _new_order(self, names: Sequence[_Name], wanted: NewOrder, profile: Profile, now: Micros) -> Order:
+    def _new_order(self, names: Sequence[_Name], wanted: NewOrder, profile: tuple[str, str], now: Micros) -> Order:
         expires_at = after(now, self._endpoint.order_lifetime)
         return Order(
             id=self._new_id(),
             stored=StoredOrder.OPEN,
             identifiers=tuple(name.wire for name in names),
-            profile=profile.name,
-            profile_version=profile.version,
+            profile=profile[0],
+            profile_version=profile[1],
             not_before=wanted.not_before,
             not_after=wanted.not_after,
             expires_at=expires_at,

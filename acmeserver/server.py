@@ -44,7 +44,7 @@ class Served:
 class AcmeServer:
     """All ACME endpoints of a worker.
 
-    Raises ValueError when an endpoint names a profile or a challenge that is not there.
+    Raises ValueError when an endpoint names a challenge that is not there, Rejection when it names such a profile.
     """
 
     def __init__(

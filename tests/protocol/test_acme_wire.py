@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from acmeserver.strict import base64url
 from issuance.request import Pending, Rejected
 from pki.reasons import Reason, Rejection, Unavailable
 from storage.database import Database
-from tests.helpers.acme_client import BASE, AccountKey, AcmeClient, Reply, make_jws
+from tests.helpers.acme_client import BASE, JOSE, AccountKey, AcmeClient, Reply, make_jws, to_json
 from tests.helpers.acme_world import AcmeWorld, acme_world
 from tests.helpers.clock import FakeClock
 from tests.helpers.issuance_simulator import der_of, make_csr
@@ -684,9 +685,28 @@ async def test_a_body_past_50000_octets_is_413(client: AcmeClient) -> None:
     assert (reply.status, reply.problem) == (413, "malformed")
 
 
+async def test_a_chunked_or_compressed_body_is_a_body(client: AcmeClient) -> None:
+    body = to_json(make_jws(client.key, await client.header(client.kid), b""))
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body[:10]
+        yield body[10:]
+
+    async with client.http.post(client.kid.removeprefix(BASE), data=chunks(), headers={"Content-Type": JOSE}) as response:
+        assert response.status == 200
+    body = to_json(make_jws(client.key, await client.header(client.kid), b""))
+    reply = await client.send(client.kid, zlib.compress(body), headers={"Content-Encoding": "deflate"})
+    assert reply.status == 200
+
+
+async def test_a_compressed_body_counts_as_long_as_it_is_unpacked(client: AcmeClient) -> None:
+    reply = await client.send(client.kid, zlib.compress(bytes(10_000_000)), headers={"Content-Encoding": "deflate"})
+    assert (reply.status, reply.problem) == (413, "malformed")
+
+
 async def test_a_compressed_body_that_is_not_what_it_says_is_400(client: AcmeClient) -> None:
     reply = await client.send(client.kid, b"not gzip", headers={"Content-Encoding": "gzip"})
-    assert reply.status == 400
+    assert (reply.status, reply.problem) == (400, "malformed")
 
 
 @pytest.mark.parametrize(
