@@ -136,7 +136,7 @@ def _chain(message: bytes, at: int, count: int, name: Labels, wanted: int) -> tu
             return tuple(found[name]), name
         if name not in aliases:
             return (), name
-        name, _ = _name(message, aliases.pop(name))
+        name, _ = _name(message, aliases[name])
     raise AliasLoop("the CNAME records do not end")
 
 

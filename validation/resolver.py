@@ -310,12 +310,17 @@ def _from_hosts(path: Path, name: str) -> Addresses | None:
     texts = []
     for line in _lines(path):
         address, *names = line.partition("#")[0].lower().split() or [""]
-        if name in names:
+        if name in names and _is_address(address):
             texts.append(address)
+    return _sorted(texts, str(path)) if texts else None
+
+
+def _is_address(text: str) -> bool:
     try:
-        return _sorted(texts, str(path)) if texts else None
-    except ValueError:  # a line that no program can use
-        return None
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _lines(path: Path) -> list[str]:

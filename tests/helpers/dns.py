@@ -47,6 +47,7 @@ class DnsServer:
     def __init__(self, *, recursive: bool = True) -> None:
         self._recursive = recursive
         self._records: dict[tuple[str, str], list[str]] = {}
+        self._broken: dict[tuple[str, str], bytes] = {}
         self._flips: dict[str, list[Sequence[str]]] = {}
         self.faults: dict[str, DnsFault] = {}
         self.queries: list[tuple[str, str]] = []  # (name, type), in the order received, UDP and TCP
@@ -72,6 +73,10 @@ class DnsServer:
         self._records[name, "TXT"] = [
             " ".join(f'"{value[i : i + 255]}"' for i in range(0, max(1, len(value)), 255)) for value in values
         ]
+
+    def broken(self, name: str, kind: str, rdata: bytes) -> None:
+        """A record with these octets, whatever its type says."""
+        self._broken[name, kind] = rdata
 
     def flip(self, name: str, *answers: Sequence[str]) -> None:
         """A rebinding name: each query for A takes the next of `answers`, the last one stays."""
@@ -168,7 +173,9 @@ class DnsServer:
             if not self._recursive:
                 return answer
         values = self._records.get((name, kind), [])
-        if values:
+        if (name, kind) in self._broken:
+            answer.answer.append(_generic(name, kind, self._broken[name, kind]))
+        elif values:
             answer.answer.append(dns.rrset.from_text_list(f"{name}.", 60, "IN", kind, values))
         elif not any(owner == name for owner, _ in self._records):
             answer.set_rcode(dns.rcode.NXDOMAIN)
@@ -206,3 +213,10 @@ def _refusal(query: dns.message.Message, rcode: dns.rcode.Rcode) -> dns.message.
     answer = dns.message.make_response(query)
     answer.set_rcode(rcode)
     return answer
+
+
+def _generic(name: str, kind: str, octets: bytes) -> dns.rrset.RRset:
+    rdtype = dns.rdatatype.from_text(kind)
+    records = dns.rrset.RRset(dns.name.from_text(name), dns.rdataclass.IN, rdtype)
+    records.add(dns.rdata.GenericRdata(dns.rdataclass.IN, rdtype, octets), 60)
+    return records

@@ -128,6 +128,18 @@ async def test_an_ip_address_is_asked_at_itself_and_nobody_is_looked_up(world: W
     assert world.dns.queries == []
 
 
+async def test_a_key_authorization_that_would_not_be_read_whole_is_the_callers_mistake(world: World) -> None:
+    with pytest.raises(ValueError, match="128"):
+        await http01(
+            identifier=NAME,
+            token=TOKEN,
+            key_authorization="x" * 128,
+            resolver=world.resolver(),
+            egress=world.egress(),
+            clock=world.clock,
+        )
+
+
 async def test_a_wildcard_cannot_even_be_asked_for(world: World) -> None:
     with pytest.raises(ValueError, match="wildcard"):
         await attempt(world, identifier=DnsName("example.com", wildcard=True))
@@ -369,6 +381,18 @@ async def test_https_to_a_port_that_speaks_no_tls_is_a_tls_failure(world: World)
         world.http.tls_port = mail.sockets[0].getsockname()[1]
         world.http.redirect(FIRST_PATH, f"https://www.example.com:{world.http.tls_port}/proof")
         assert "secret" not in repr(failed(await attempt(world, tls=True), FailureKind.TLS))
+
+
+async def test_https_that_never_finishes_its_handshake_ends_by_the_deadline(world: World) -> None:
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(listen, "127.0.0.1", 0)
+    async with silent:
+        world.http.tls_port = silent.sockets[0].getsockname()[1]
+        world.http.redirect(FIRST_PATH, f"https://www.example.com:{world.http.tls_port}/proof")
+        failed(await attempt(world, tls=True, deadline=0.2), FailureKind.TIMEOUT)
 
 
 @settings(max_examples=60, deadline=None)

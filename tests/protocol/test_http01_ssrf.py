@@ -13,6 +13,7 @@ import pytest
 
 from pki.identifiers import Identifier, parse_dns, parse_ip
 from tests.helpers.world import CHALLENGES, HttpTarget, World
+from validation.egress import Egress, IpAddr
 from validation.http01 import http01
 from validation.outcome import Failed, FailureKind, Outcome, Proved
 
@@ -178,3 +179,31 @@ async def test_permitting_the_outer_address_alone_does_not_open_the_embedded_one
     mapped = parse_ip("::ffff:127.0.0.1")
     scene.assert_untouched(await scene.attempt(mapped, "::ffff:0:0/96"), "::ffff:127.0.0.1")
     assert isinstance(await scene.attempt(mapped, "::ffff:0:0/96", "127.0.0.1/32"), Proved)
+
+
+async def test_the_door_judges_by_itself_even_if_nobody_asked_before(scene: Scene) -> None:
+    class Forgetful(Egress):
+        """Says yes the first time it is asked about an address."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._asked: set[object] = set()
+
+        def refusal(self, address: IpAddr) -> str | None:
+            if address in self._asked:
+                return super().refusal(address)
+            self._asked.add(address)
+            return None
+
+    outcome = await http01(
+        identifier=parse_ip("127.0.0.1"),
+        token=TOKEN,
+        key_authorization=PROOF,
+        resolver=scene.world.resolver(),
+        egress=Forgetful(),
+        clock=scene.world.clock,
+        port=scene.world.http.port,
+    )
+    assert isinstance(outcome, Failed)
+    assert outcome.kind is FailureKind.REFUSED_ADDRESS
+    assert scene.world.http.connections == []

@@ -77,10 +77,10 @@ def test_an_alias_that_a_server_did_not_follow_is_to_be_followed() -> None:
 
 def test_aliases_in_a_circle_are_noticed() -> None:
     around = [("www.example.com", "CNAME", "b.example."), ("b.example", "CNAME", "www.example.com.")]
-    assert dnswire.reply(answer(*around), IDENT, SECTION) is not None  # each alias counts once, so it just ends
     long = [(f"{'www.example.com' if i == 0 else f'n{i}.example'}", "CNAME", f"n{i + 1}.example.") for i in range(20)]
-    with pytest.raises(AliasLoop):
-        dnswire.reply(answer(*long), IDENT, SECTION)
+    for records in (around, long):
+        with pytest.raises(AliasLoop):
+            dnswire.reply(answer(*records), IDENT, SECTION)
 
 
 @pytest.mark.parametrize(

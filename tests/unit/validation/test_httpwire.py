@@ -37,6 +37,7 @@ def read(*pieces: bytes) -> Response | str:
         ),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n1f4\r\n" + b"a" * 500, Response(200, body=b"a" * MAX_BODY)),
         (OK + b"Transfer-Encoding: chunked\r\n\r\nfffff\r\n" + b"a" * 100_000, Response(200, body=b"a" * MAX_BODY)),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n80\r\n" + b"a" * 128 + b"\r\n", Response(200, body=b"a" * MAX_BODY)),
         (OK + b"Content-Encoding: br\r\nContent-Length: 1\r\n\r\nx", Response(200, body=b"x", coded=True)),
         (OK + b"Content-Encoding: identity\r\nContent-Length: 1\r\n\r\nx", Response(200, body=b"x")),
         (b"HTTP/1.1 302 Found\r\nLocation:  /x \r\n\r\nwhatever", Response(302, location=b"/x")),
