@@ -193,10 +193,10 @@ class DnsResolver:
 
 
 class SystemResolver:
-    """The machine's own way: its hosts file, then what its C library does with the name, as it stands.
+    """The machine's own settings: its hosts file, then the servers of its resolv.conf. Both are read anew each time.
 
-    The hosts file is read here because the name goes to the library with a final dot, which turns search lists off: with
-    one, `www.example` could be proved by whoever controls `www.example.corp.example.com`.
+    Not through the C library: its calls hold a thread for as long as a hostile name's servers please, and its search lists
+    would let `www.example` be proved by whoever controls `www.example.corp.example.com`.
     """
 
     label = "system"
@@ -207,38 +207,15 @@ class SystemResolver:
 
     async def addresses(self, name: str) -> Addresses:
         known = _localhost(name) or _from_hosts(self._hosts, name)
-        if known is not None:
-            return known
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.getaddrinfo(f"{name}.", None, type=socket.SOCK_STREAM)
-        except socket.gaierror as error:
-            fault = _GAI_FAULTS.get(error.errno or 0, DnsFault.ERROR)
-            raise LookupFailed(name, "AAAA and A records", fault, self.label) from error
-        except (OSError, UnicodeError) as error:
-            raise LookupFailed(name, "AAAA and A records", DnsFault.ERROR, self.label) from error
-        return _sorted([str(entry[4][0]) for entry in found], self.label)
+        return known or await self._resolver().addresses(name)
 
     async def txt(self, name: str) -> tuple[bytes, ...]:
-        """The C library has no call for these: asks the servers of resolv.conf."""
-        servers = [
-            f"[{words[1]}]" if ":" in words[1] else words[1]
-            for line in _lines(self._servers)
-            if (words := line.split())[:1] == ["nameserver"] and len(words) > 1
-        ]
-        try:
-            resolver = DnsResolver(servers or ["127.0.0.1"])
-        except ValueError as error:
-            raise LookupFailed(name, "TXT records", DnsFault.UNREACHABLE, self.label) from error
-        return await resolver.txt(name)
+        return await self._resolver().txt(name)
+
+    def _resolver(self) -> DnsResolver:
+        return DnsResolver(_from_resolv_conf(self._servers) or ["127.0.0.1"])  # resolv.conf(5): the default
 
 
-_GAI_FAULTS: Mapping[int, DnsFault] = {
-    socket.EAI_NONAME: DnsFault.NXDOMAIN,
-    socket.EAI_NODATA: DnsFault.NO_DATA,
-    socket.EAI_AGAIN: DnsFault.TIMEOUT,
-    socket.EAI_FAIL: DnsFault.SERVFAIL,
-}
 _RCODE_FAULTS: Mapping[int, DnsFault] = {
     Rcode.NOERROR: DnsFault.NO_DATA,
     Rcode.SERVFAIL: DnsFault.SERVFAIL,
@@ -313,6 +290,16 @@ def _from_hosts(path: Path, name: str) -> Addresses | None:
         if name in names and _is_address(address):
             texts.append(address)
     return _sorted(texts, str(path)) if texts else None
+
+
+def _from_resolv_conf(path: Path) -> list[str]:
+    """resolv.conf(5): the `nameserver` lines that name an address."""
+    texts = []
+    for line in _lines(path):
+        key, *values = line.split() or [""]
+        if key == "nameserver" and values and _is_address(values[0]):
+            texts.append(f"[{values[0]}]" if ":" in values[0] else values[0])
+    return texts
 
 
 def _is_address(text: str) -> bool:
