@@ -9,13 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
-from interop.support import Site, certwright, free_ports, read_env_file, short_directory, stopped_at_the_end
+from interop.support import Site, short_directory
 from tests.helpers.dns import DnsServer
-
-# scepclient sends nothing newer, whatever GetCACaps says; an administrator with such devices allows it by name.
-LEGACY = ["sha1", "des-ede3-cbc", "des-cbc"]
+from tests.helpers.server import Server
 
 
 @contextmanager
@@ -39,30 +36,9 @@ def dns_server() -> Iterator[DnsServer]:
 
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
-    """A server with the defaults of `init`, but for the ports, the resolver and the algorithms of old SCEP devices."""
-    with short_directory() as directory, dns_server() as dns:
-        https, mtls, http, metrics, http01, unused = free_ports(6)
-        ca = directory / "ca"
-        ports = [("https", https), ("mtls", mtls), ("http", http), ("metrics", metrics), ("http01", http01)]
-        options = [argument for name, port in ports for argument in (f"--{name}-port", str(port))]
-        certwright("init", "--dir", ca, *options, home=directory)
-        configure(ca / "certwright.yaml", resolver=dns.address)
-        with stopped_at_the_end("serve", "--config", ca / "certwright.yaml", home=directory):
-            yield Site(
-                directory=ca,
-                bootstrap=read_env_file(ca / "bootstrap.env"),
-                http01_port=http01,
-                unused_port=unused,
-                zone=dns.__setitem__,
-            )
-
-
-def configure(file: Path, *, resolver: str) -> None:
-    yaml = YAML()
-    document = yaml.load(file)
-    document["validation"]["resolver"] = [resolver]
-    document["endpoints"]["scep"]["default"]["legacy"] = LEGACY
-    yaml.dump(document, file)
+    """A server with the defaults of `init`, but for its ports and the DNS server that it asks."""
+    with dns_server() as dns, Server(resolver=dns.address) as server:
+        yield Site(root=server.ca_file, bootstrap=server.environment, http01_port=server.http01_port, zone=dns.__setitem__)
 
 
 @pytest.fixture

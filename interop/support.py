@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,8 +26,6 @@ SEARCH_PATH = os.pathsep.join(
     [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/lib/certmonger"]
 )
 
-READY = re.compile(r"^ready$|\bready\b", re.MULTILINE)
-
 ONE_SERVER = pytest.mark.xdist_group("interop")  # all on one worker: one server, one http-01 port
 
 
@@ -43,15 +39,10 @@ def needs(*programs: str, package: str) -> pytest.MarkDecorator:
 class Site:
     """A running server as its first user sees it: what `init` wrote, and nothing else."""
 
-    directory: Path
+    root: Path  # ca/root.pem
     bootstrap: Mapping[str, str]  # bootstrap.env
     http01_port: int
-    unused_port: int  # where nobody listens and the server never looks
     zone: Callable[[str, Sequence[str]], None]  # tells the DNS server that our server asks: name -> addresses
-
-    @property
-    def root(self) -> Path:
-        return self.directory / "ca" / "root.pem"
 
     def __getitem__(self, name: str) -> str:
         return self.bootstrap[f"CERTWRIGHT_{name}"]
@@ -61,12 +52,6 @@ class Site:
         name = f"{label}.interop.example.com"
         self.zone(name, ["127.0.0.1"])
         return name
-
-
-def read_env_file(path: Path) -> dict[str, str]:
-    """KEY=VALUE lines, values quoted as a shell would take them or not at all."""
-    pairs = (line.removeprefix("export ").partition("=") for line in path.read_text().splitlines() if "=" in line)
-    return {key.strip(): value.strip().strip("'\"") for key, _, value in pairs if not key.startswith("#")}
 
 
 @contextmanager
@@ -132,57 +117,6 @@ def openssl(*arguments: str | Path, home: Path, stdin: bytes = b"") -> str:
     return (done.stdout + done.stderr).decode(errors="replace")
 
 
-# --- our own program, as installed -----------------------------------------------------------------------------------------
-
-CERTWRIGHT = Path(sys.executable).parent / "certwright"
-START_LIMIT = 60.0  # seconds; on a machine that runs everything else of the tests as well
-
-
-def certwright(*arguments: str | Path, home: Path) -> str:
-    return run([CERTWRIGHT, *arguments], home=home).stdout.decode()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-@contextmanager
-def stopped_at_the_end(*arguments: str | Path, home: Path) -> Iterator[str]:
-    """Starts a server, waits until it says `ready`, gives what it printed so far; Ctrl-C at the end, which must end it well."""
-    log = home / "server.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [CERTWRIGHT, *arguments],
-            cwd=home,
-            env=environment(home),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + START_LIMIT
-        while not READY.search(log.read_text()):
-            assert server.poll() is None, f"ended with {server.returncode}\n{log.read_text()}"
-            assert time.monotonic() < deadline, f"not ready after {START_LIMIT:.0f} s\n{log.read_text()}"
-            time.sleep(0.05)
-        yield log.read_text()
-        os.killpg(server.pid, signal.SIGINT)  # as a terminal does: to every process in the foreground
-        code = server.wait(timeout=20)
-        assert code == 0, f"ended with {code}\n{log.read_text()}"
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-    tail = log.read_text()
-    assert "Traceback" not in tail, tail
-
-
 # --- keys and requests, made by openssl as the manuals of the clients say -------------------------------------------------
 
 RSA = ("rsa:2048",)
@@ -228,14 +162,22 @@ class Held:
 def hold(site: Site, leaf: Path, *, home: Path, chain: Path | None = None) -> Held:
     """Takes the issuer from the chain that the client got, or else, as browsers do, from the certificate's AIA URL."""
     issuer = home / f"{leaf.name}.issuer.pem"
-    if chain is not None and b"BEGIN CERTIFICATE" in chain.read_bytes():
-        issuer.write_bytes(chain.read_bytes())
+    own = pem_certificates(leaf)[0]
+    above = [certificate for certificate in pem_certificates(chain) if certificate != own] if chain is not None else []
+    if above:
+        issuer.write_text("".join(above))
     else:
         lone = Held(home=home, root=site.root, leaf=leaf, issuer=leaf)
         der = home / f"{leaf.name}.issuer.der"
         fetch(lone.url("CA Issuers - URI"), der, home=home)
         openssl("x509", "-inform", "DER", "-in", der, "-out", issuer, home=home)
     return Held(home=home, root=site.root, leaf=leaf, issuer=issuer)
+
+
+def pem_certificates(file: Path) -> list[str]:
+    """Every certificate in a file, in order, without the text that tools put between."""
+    found = re.findall(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", file.read_text(), re.DOTALL)
+    return [f"{block}\n" for block in found]
 
 
 def fetch(url: str, to: Path, *, home: Path) -> None:

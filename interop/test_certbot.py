@@ -17,6 +17,7 @@ from interop.support import (
     verify,
     verify_revoked,
 )
+from tests.helpers.server import free_ports
 
 pytestmark = [ONE_SERVER, needs("certbot", package="certbot from PyPI")]
 
@@ -75,7 +76,7 @@ def test_a_forced_renewal_gives_another_certificate_for_the_same_names(certbot: 
     certbot.run(certbot.certonly("-d", name))
     leaf = certbot.live / name / "cert.pem"
     first = leaf.read_bytes()
-    certbot.run(certbot.command("renew", "--cert-name", name, "--force-renewal"))
+    certbot.run(certbot.command("renew", "--cert-name", name, "--force-renewal", "--no-random-sleep-on-renew"))
     assert leaf.read_bytes() != first
     verify(hold(site, leaf, home=home, chain=certbot.live / name / "chain.pem"), names=[name])
 
@@ -92,7 +93,7 @@ def test_a_name_that_points_elsewhere_is_refused_and_certbot_shows_why(certbot: 
     # Nobody answers there: the standalone server listens on another port than the one that is validated.
     said = certbot.refused(
         certbot.command(
-            *("certonly", "--standalone", "--http-01-port", str(site.unused_port), "--http-01-address", "127.0.0.1"),
+            *("certonly", "--standalone", "--http-01-port", str(free_ports(1)[0]), "--http-01-address", "127.0.0.1"),
             *("--agree-tos", "--register-unsafely-without-email", "-d", site.name("absent.certbot")),
         )
     )

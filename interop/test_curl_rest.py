@@ -64,11 +64,13 @@ def test_a_request_as_the_whole_body_gets_a_certificate(site: Site, home: Path, 
     check(site, home, shell(post(body), home=home, env=rest_environment(site)), name)
 
 
-def test_the_script_of_the_manual_leaves_a_file_that_openssl_reads(site: Site, home: Path) -> None:
+def test_the_pull_script_leaves_a_file_that_openssl_reads(site: Site, home: Path) -> None:
+    # One line more than in the document: who wants PEM instead of JSON says so.
     script = """
     openssl req -new -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj "/C=US/O=Example Corp/CN=$NAME"
     curl -sS --fail-with-body --cacert $CA -X POST $BASE_URL/api/v1/certificates \
       -H "X-API-Key: $API_KEY" \
+      -H "Accept: application/pem-certificate-chain" \
       -d @server.csr \
       -o server.crt
     openssl x509 -in server.crt -noout -text
@@ -98,6 +100,10 @@ def test_a_wrong_key_is_refused_in_the_words_of_the_api(site: Site, home: Path) 
     make_csr(home, "server", cn=site.name("nobody"), names=[])
     script = post("-w '\\n%{http_code}' --data-binary @server.csr").replace("--fail-with-body", "")
     said = shell(script, home=home, env={**rest_environment(site), "API_KEY": "wrong"}).decode()
-    problem, _, status = said.rpartition("\n")
+    body, _, status = said.rpartition("\n")
+    problem = json.loads(body)
     assert status == "401"
-    assert json.loads(problem)["status"] == 401
+    assert problem["status"] == "authorization_error"
+    assert problem["error"]
+    assert problem["retry_allowed"] is False
+    assert isinstance(problem["suggestions"], list)

@@ -10,20 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from interop.support import (
-    ONE_SERVER,
-    SEARCH_PATH,
-    Site,
-    certwright,
-    free_ports,
-    hold,
-    openssl,
-    read_env_file,
-    shell,
-    short_directory,
-    stopped_at_the_end,
-    verify,
-)
+from interop.support import ONE_SERVER, SEARCH_PATH, Site, hold, openssl, shell, verify
+from tests.helpers.server import Server
+from tests.helpers.server import run as certwright
 
 pytestmark = ONE_SERVER
 
@@ -33,7 +22,7 @@ class FirstTime:
     """A server that `up` has made and started, and what it printed."""
 
     site: Site
-    options: list[str]
+    config: Path
     printed: str
 
     @property
@@ -42,7 +31,7 @@ class FirstTime:
         return dict(re.findall(r"^# (.+)\n(.+)$", self.printed, re.MULTILINE))
 
     def command(self, client: str) -> str:
-        found = [line for title, line in self.commands.items() if client in title.lower()]
+        found = [line for title, line in self.commands.items() if title.lower().startswith(f"{client},")]
         assert len(found) == 1, f"no line for {client} in\n{self.printed}"
         return found[0]
 
@@ -53,14 +42,9 @@ def nothing(_name: str, _addresses: object) -> None:
 
 @pytest.fixture(scope="module")
 def first_time() -> Iterator[FirstTime]:
-    with short_directory() as home:
-        https, mtls, http, metrics, http01 = free_ports(5)
-        ports = {"https": https, "mtls": mtls, "http": http, "metrics": metrics, "http01": http01}
-        options = [argument for name, port in ports.items() for argument in (f"--{name}-port", str(port))]
-        with stopped_at_the_end("up", "--dir", "var", *options, home=home) as printed:
-            bootstrap = read_env_file(home / "var" / "bootstrap.env")
-            site = Site(directory=home / "var", bootstrap=bootstrap, http01_port=http01, unused_port=0, zone=nothing)
-            yield FirstTime(site, options, printed)
+    with Server(up=True) as server:
+        site = Site(root=server.ca_file, bootstrap=server.environment, http01_port=server.http01_port, zone=nothing)
+        yield FirstTime(site, server.config_file, server.printed)
 
 
 def certificates(home: Path) -> list[Path]:
@@ -85,7 +69,7 @@ def check(first_time: FirstTime, home: Path, program: str, command: str, purpose
 @pytest.mark.parametrize(
     ("client", "program", "purpose"),
     [
-        ("certbot", "certbot", "sslserver"),
+        ("acme", "certbot", "sslserver"),
         ("est", "curl", "sslclient"),
         ("scep", "scepclient", "sslclient"),
         ("rest", "curl", "sslserver"),
@@ -110,8 +94,7 @@ def test_each_line_that_up_prints_works_as_it_is(
 def test_each_line_of_client_config_works_as_it_is(
     first_time: FirstTime, home: Path, client: str, program: str, purpose: str
 ) -> None:
-    config = first_time.site.directory / "certwright.yaml"
-    line = certwright("client-config", client, "--config", config, home=home).strip()
+    line = certwright("client-config", client, "--config", first_time.config).stdout.strip()
     check(first_time, home, program, line, purpose)
 
 
@@ -127,15 +110,3 @@ def test_up_prints_the_fingerprint_of_the_root_and_every_url(first_time: FirstTi
 def test_up_prints_no_secret(first_time: FirstTime) -> None:
     for secret in ("API_KEY", "EST_PASSWORD", "SCEP_CHALLENGE"):
         assert first_time.site[secret] not in first_time.printed
-
-
-def test_a_second_up_finds_what_is_there_and_serves_it() -> None:
-    with short_directory() as home:
-        ports = free_ports(4)
-        names = ("https", "mtls", "http", "metrics")
-        options = [argument for name, port in zip(names, ports, strict=True) for argument in (f"--{name}-port", str(port))]
-        roots: list[bytes] = []
-        for _ in range(2):
-            with stopped_at_the_end("up", "--dir", "var", *options, home=home):
-                roots.append((home / "var" / "ca" / "root.pem").read_bytes())
-        assert roots[0] == roots[1]
