@@ -14,6 +14,8 @@ from acmeserver.problems import Problem, ProblemType, unauthorized
 from acmeserver.states import AccountStatus
 from acmeserver.store import Account
 from pki.clock import Clock
+from pki.reasons import Rejection
+from policy.keys import check_public_key
 from storage.database import Conflict, Database, Step
 
 
@@ -70,6 +72,7 @@ class Accounts:
         return account
 
     async def _insert(self, jwk: Jwk, wanted: NewAccount) -> tuple[Account, bool]:
+        _check_key(jwk)
         account = Account(self._new_id(), jwk.thumbprint, jwk.text, AccountStatus.VALID, wanted.contact, wanted.terms_agreed)
         contact, now = store.to_json(account.contact), self._clock.micros()
         args = (account.id, self._endpoint.name, jwk.thumbprint, jwk.text, contact, int(wanted.terms_agreed), now)
@@ -81,3 +84,11 @@ class Accounts:
                 raise
             return found, False
         return account, True
+
+
+def _check_key(jwk: Jwk) -> None:
+    """An account's key meets the rules of a certificate's (ROCA, close primes, small factors)."""
+    try:
+        check_public_key(jwk.key)
+    except Rejection as rejection:
+        raise Problem(ProblemType.BAD_PUBLIC_KEY, rejection.detail) from rejection
