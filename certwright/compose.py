@@ -26,7 +26,7 @@ from acmeserver.settlement import ORIGIN, OrderSettler
 from certwright import config as configuration
 from certwright import status
 from certwright.config import Config
-from certwright.listeners import Listener, application
+from certwright.listeners import Listener, Traffic, application
 from certwright.logs import Log
 from certwright.measure import MeasuredSigner, Outcomes, measured_method
 from certwright.metrics import Metrics
@@ -81,6 +81,7 @@ class Composition:
     jobs: Jobs
     issuers: Mapping[str, Issuer]
     apps: Mapping[Listener, web.Application]
+    traffic: Traffic
     warm_up: Callable[[], object]
 
 
@@ -160,6 +161,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         Listener.HTTP: [*scep_routes(scep), *status.routes(pages), *est_routes(est)],  # EST refuses there: RFC 7030 §3.3
         Listener.METRICS: [web.get("/metrics", metrics_page.handle), *status.health_routes(pages)],
     }
+    traffic = Traffic()
     handlers: dict[str, Handler] = {
         "crl": functools.partial(_look, publisher),
         "sweep": functools.partial(_sweep, sweeper, clock),
@@ -174,7 +176,11 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         runner=JobRunner(database=database, jobs=jobs, handlers=handlers),
         jobs=jobs,
         issuers=issuers,
-        apps={listener: application(listener, table, log=log, metrics=metrics) for listener, table in tables.items()},
+        apps={
+            listener: application(listener, table, log=log, metrics=metrics, traffic=traffic)
+            for listener, table in tables.items()
+        },
+        traffic=traffic,
         warm_up=linter,
     )
 

@@ -30,6 +30,12 @@ from policy.rules import Policy
 from signer.api import Envelope, KeyConfig, KeyUse, Pkcs11Key, SoftwareKey
 
 Address = tuple[str, int]
+
+# What this release does of what the schema knows.
+CHALLENGES = frozenset({"http-01"})
+EST_AUTHENTICATION = frozenset({"basic"})
+SCEP_CHALLENGES = frozenset({"static"})
+
 ONE_WRITER = "SQLite has one writer, so there is one worker; for more, let `database` be a PostgreSQL"
 
 
@@ -64,8 +70,6 @@ class AcmeSettings:
     name: str
     profiles: tuple[str, ...]
     challenges: tuple[str, ...]
-    external_account: str
-    caa: bool
     roles: frozenset[str]
     terms_of_service: str | None
     website: str | None
@@ -395,28 +399,41 @@ class _Builder:
             require_approval=given.require_approval,
         )
 
+    def _served(self, place: Place, given: Iterable[str], served: frozenset[str]) -> None:
+        """What the schema knows and this release does not do is refused, never ignored."""
+        for index, word in enumerate(given):
+            if word not in served:
+                self._document.note((*place, index), f"{word} is not served yet; there is: {', '.join(sorted(served))}")
+
     def _acme(self, name: str, given: config_schema.AcmeEndpoint, profiles: list[Profile]) -> AcmeSettings:
+        place = ("endpoints", "acme", name)
+        self._served((*place, "challenges"), given.challenges, CHALLENGES)
+        if given.external_account != "none":
+            self._document.note((*place, "external_account"), "external account binding is not served yet; leave it out")
+        if given.caa:
+            self._document.note((*place, "caa"), "CAA is not checked yet; leave it out, so that nobody relies on it")
         return AcmeSettings(
             name=name,
-            profiles=self._profile_names(("endpoints", "acme", name, "profiles"), given.profiles, profiles),
+            profiles=self._profile_names((*place, "profiles"), given.profiles, profiles),
             challenges=tuple(given.challenges),
-            external_account=given.external_account,
-            caa=given.caa,
             roles=frozenset(given.roles),
             terms_of_service=given.terms_of_service,
             website=given.website,
         )
 
     def _est(self, name: str, given: config_schema.EstEndpoint, profiles: list[Profile]) -> EstSettings:
+        place = ("endpoints", "est", name)
+        self._served((*place, "authenticate"), given.authenticate, EST_AUTHENTICATION)
         return EstSettings(
             name=name,
-            profile=self._profile_name(("endpoints", "est", name, "profile"), given.profile, profiles),
+            profile=self._profile_name((*place, "profile"), given.profile, profiles),
             authenticate=frozenset(given.authenticate),
             realm=given.realm,
         )
 
     def _scep(self, name: str, given: config_schema.ScepEndpoint, profiles: list[Profile]) -> ScepSettings:
         place = ("endpoints", "scep", name)
+        self._served((*place, "challenge"), given.challenge, SCEP_CHALLENGES)
         authorities = self._root.registration_authorities
         authority = given.registration_authority
         if authority is not None:

@@ -6,6 +6,7 @@ Law of this file: the parent binds, the workers inherit. A worker never binds, s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import os
 import secrets
@@ -30,6 +31,7 @@ MAX_BODY = 1 << 20  # front ends set their own, lower limits
 MAX_LINE = 65536  # SCEP by GET carries a whole message in the query; sscep's own buffer is 16 KiB
 KEEP_ALIVE = 75.0  # seconds, also for the head of the first request on a connection
 BODY_TIMEOUT = 30.0  # seconds from the head of a request to the last octet of its body
+LAST_WORDS = 1.0  # seconds for the octets of answers that `Traffic.drain` has waited for
 _FIRST_ACTIVATED = 3  # sd_listen_fds(3)
 
 
@@ -124,16 +126,57 @@ def client_certificate_context(certificate: Path, key: Path, issuers: Iterable[b
     return context
 
 
-def application(listener: Listener, routes: Iterable[web.RouteDef], *, log: Log, metrics: Metrics) -> web.Application:
-    app = web.Application(middlewares=[_edge(listener, log, metrics)], client_max_size=MAX_BODY)
+class Traffic:
+    """The requests in flight of one worker. `drain` waits for them; until then their bodies may still arrive."""
+
+    def __init__(self) -> None:
+        self._in_flight = 0
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def begin(self) -> None:
+        self._in_flight += 1
+        self._idle.clear()
+
+    def end(self, response: web.StreamResponse | None) -> None:
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            self._idle.set()
+        if self._draining and response is not None:
+            response.force_close()
+
+    async def drain(self, patience: float) -> None:
+        """From now on every answer ends its connection. Returns when none is owed, or after `patience` seconds."""
+        self._draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._idle.wait()
+
+
+def application(
+    listener: Listener, routes: Iterable[web.RouteDef], *, log: Log, metrics: Metrics, traffic: Traffic
+) -> web.Application:
+    app = web.Application(middlewares=[_edge(listener, log, metrics, traffic)], client_max_size=MAX_BODY)
     app.add_routes(routes)
     return app
 
 
-async def start(
-    app: web.Application, sockets: Iterable[socket.socket], context: ssl.SSLContext | None, *, drain: float
-) -> web.AppRunner:
-    """Begin to accept. `drain`: seconds that `cleanup` gives to requests in flight."""
+async def stop(runners: Iterable[web.AppRunner], traffic: Traffic, patience: float) -> None:
+    """Accept no more, wait for the requests in flight, then end every connection.
+
+    aiohttp's own shutdown drops what still arrives of a body, so the waiting is ours.
+    """
+    runners = list(runners)
+    for runner in runners:
+        for site in list(runner.sites):
+            await site.stop()
+    await traffic.drain(patience)
+    await asyncio.gather(*(runner.cleanup() for runner in runners))
+
+
+async def start(app: web.Application, sockets: Iterable[socket.socket], context: ssl.SSLContext | None) -> web.AppRunner:
+    """Begin to accept."""
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -142,7 +185,7 @@ async def start(
         max_line_size=MAX_LINE,
         max_field_size=MAX_LINE,
         auto_decompress=False,  # no client of ours compresses, and a bomb would
-        shutdown_timeout=drain,
+        shutdown_timeout=LAST_WORDS,
     )
     await runner.setup()
     for sock in sockets:
@@ -150,7 +193,7 @@ async def start(
     return runner
 
 
-def _edge(listener: Listener, log: Log, metrics: Metrics) -> Middleware:
+def _edge(listener: Listener, log: Log, metrics: Metrics, traffic: Traffic) -> Middleware:
     """What surrounds every handler: request id, one log line, counters, and an answer whatever happens."""
     name = listener.value
     seconds = metrics.request_seconds.labels(name)
@@ -161,9 +204,12 @@ def _edge(listener: Listener, log: Log, metrics: Metrics) -> Middleware:
         request["request_id"] = request_id
         started = time.perf_counter()
         watch = _watch_body(request)
+        response: web.StreamResponse | None = None
+        traffic.begin()
         try:
             response = await _answer(request, handler, log)
         finally:
+            traffic.end(response)
             if watch is not None:
                 watch.cancel()
         response.headers["X-Request-Id"] = request_id

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import ssl
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 
 import uvloop
@@ -41,30 +42,52 @@ def work(assignment: Assignment) -> int:
 
 
 async def _serve(assignment: Assignment, log: Log) -> None:
-    config = assignment.config
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_reader(assignment.life, stop.set)  # the supervisor is gone
-    clock = SystemClock()
+    loop.add_reader(assignment.life, _gone, loop, assignment.life, stop)
+    config, clock = assignment.config, SystemClock()
     async with AsyncExitStack() as closing:
         composition = await compose(config, assignment.signer_path, clock=clock, log=log, closing=closing)
-        await _check_keys(config, composition)
-        await _first_crls(composition, log)
-        await schedule(composition, clock)
-        runner = asyncio.create_task(composition.runner.run(stop))
-        serving = [
-            await listeners.start(composition.apps[listener], bound, _context(config, listener), drain=DRAIN)
+        if not await _unless_stopped(_prepare(config, composition, log), stop):
+            return
+        jobs = asyncio.create_task(composition.runner.run(stop))
+        runners = [
+            await listeners.start(composition.apps[listener], bound, _context(config, listener))
             for listener, bound in assignment.sockets.items()
         ]
         os.write(assignment.ready, b"ready\n")
         os.close(assignment.ready)
         warm = asyncio.create_task(asyncio.to_thread(composition.warm_up))
         await stop.wait()
-        loop.remove_reader(assignment.life)
-        await asyncio.gather(*(one.cleanup() for one in serving))
-        await _end(runner, DRAIN)
+        await listeners.stop(runners, composition.traffic, DRAIN)
+        await _end(jobs, DRAIN)
         await asyncio.gather(warm, return_exceptions=True)
+
+
+def _gone(loop: asyncio.AbstractEventLoop, life: int, stop: asyncio.Event) -> None:
+    """The supervisor is."""
+    loop.remove_reader(life)
+    stop.set()
+
+
+async def _prepare(config: Config, composition: Composition, log: Log) -> None:
+    await _check_keys(config, composition)
+    await _first_crls(composition, log)
+    await schedule(composition, SystemClock())
+
+
+async def _unless_stopped(doing: Coroutine[None, None, None], stop: asyncio.Event) -> bool:
+    """Whether it was done; a start that waits for a part that is away can be ended like anything else."""
+    task, stopped = asyncio.create_task(doing), asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not task.done():
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return False
+    task.result()
+    return True
 
 
 async def _end(runner: asyncio.Task[None], patience: float) -> None:

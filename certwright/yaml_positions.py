@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, StringMark, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, StringMark, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
@@ -94,7 +95,11 @@ def _compose(document: Document, text: str) -> Node | None:
     if len(text) > MAX_SIZE:
         raise fail(1, 1, f"the file is longer than {MAX_SIZE} characters")
     try:
-        composed: Node | None = YAML(typ="safe", pure=True).compose(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ReusedAnchorWarning)
+            composed: Node | None = YAML(typ="safe", pure=True).compose(text)
+    except ReusedAnchorWarning as error:
+        raise fail(1, 1, "two anchors (&name) have the same name") from error
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if isinstance(mark, StringMark) else (1, 1)
