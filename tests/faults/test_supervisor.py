@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,3 +181,23 @@ def test_systemd_is_told_when_it_is_ready_and_when_it_stops(tmp_path: Path) -> N
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+def test_systemd_may_hand_over_the_sockets(tmp_path: Path) -> None:
+    """sd_listen_fds(3): a socket that is there before and after us, so no connection is ever refused."""
+    server = Server(directory=tmp_path / "ca")
+    server.init()
+    with socket.create_server(("127.0.0.1", 0)) as handed, (tmp_path / "log").open("wb") as log:
+        port = handed.getsockname()[1]
+        script = (  # what systemd does between fork and exec
+            f"import os, sys; os.dup2({handed.fileno()}, 3)\n"
+            "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='http')\n"
+            "os.execv(sys.argv[1], sys.argv[1:])"
+        )
+        command = [sys.executable, "-c", script, str(CERTWRIGHT), "serve", "--config", str(server.config_file)]
+        process = subprocess.Popen(command, stderr=log, env=cleaned_environment(), pass_fds=[handed.fileno()])
+        try:
+            assert server.get(f"http://127.0.0.1:{port}/livez") == (200, b"ok\n")  # waits in the backlog until we are there
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
