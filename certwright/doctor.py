@@ -106,3 +106,10 @@ def _profiles(config: Config, clock: Clock) -> Iterator[Finding]:
             yield Finding(
                 "warn", f"profile {profile.name}: {profile.validity.days}d is longer than issuer {profile.issuer} lives"
             )
+        if profile.caa:
+            yield Finding(
+                "warn", f"profile {profile.name}: CAA is not checked yet, so with `caa: true` it refuses every request"
+            )
+    for policy in config.policies:
+        if policy.require_approval:
+            yield Finding("warn", f"policy {policy.name}: approvals are not served yet, so it refuses every request")
