@@ -2,9 +2,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# Two cores are what the smallest machine of ours has; interop keeps to one worker by its xdist group.
+# Two workers: the smallest machine has two cores. By file, so that what a file shares (a database, a server) is made once.
 PYTEST := $(BIN)/python -m pytest -q
-PARALLEL := -n 2 --dist loadgroup
+PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint unit interop bench system-packages clean

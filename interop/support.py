@@ -26,8 +26,6 @@ SEARCH_PATH = os.pathsep.join(
     [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/lib/certmonger"]
 )
 
-ONE_SERVER = pytest.mark.xdist_group("interop")  # all on one worker: one server, one http-01 port
-
 
 def needs(*programs: str, package: str) -> pytest.MarkDecorator:
     """Skips a module, naming the client that is missing and the Debian or PyPI package that has it."""

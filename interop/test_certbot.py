@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from interop.support import (
-    ONE_SERVER,
     Site,
     crl_entry,
     hold,
@@ -19,7 +18,7 @@ from interop.support import (
 )
 from tests.helpers.server import free_ports
 
-pytestmark = [ONE_SERVER, needs("certbot", package="certbot from PyPI")]
+pytestmark = needs("certbot", package="certbot from PyPI")
 
 
 class Certbot:

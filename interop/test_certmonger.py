@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-from interop.support import ONE_SERVER, Site, hold, needs, openssl, run, shell, verify
+from interop.support import Site, hold, needs, openssl, run, shell, verify
 
-pytestmark = [
-    ONE_SERVER,
-    needs("certmonger", "getcert", "scep-submit", "dbus-run-session", package="certmonger, dbus"),
-]
+pytestmark = needs("certmonger", "getcert", "scep-submit", "dbus-run-session", package="certmonger, dbus")
 
 # The bus starts certmonger for this one user when it is first called; no systemd is needed. A request before it has the CA's
 # certificates would only wait for the next round, so the loop sees them first.

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from interop.support import ONE_SERVER, P256, RSA, Held, Site, hold, make_csr, needs, openssl, shell, verify
+from interop.support import P256, RSA, Held, Site, hold, make_csr, needs, openssl, shell, verify
 
-pytestmark = [ONE_SERVER, needs("curl", "openssl", package="curl, openssl")]
+pytestmark = needs("curl", "openssl", package="curl, openssl")
 
 CACERTS = """
 curl -sS --fail --cacert $CA $EST_URL/cacerts | openssl base64 -d | openssl pkcs7 -inform der -print_certs

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from interop.support import ONE_SERVER, P256, RSA, Site, hold, make_csr, needs, run, shell, verify, verify_revoked
+from interop.support import P256, RSA, Site, hold, make_csr, needs, run, shell, verify, verify_revoked
 
-pytestmark = [ONE_SERVER, needs("curl", "openssl", package="curl, openssl")]
+pytestmark = needs("curl", "openssl", package="curl, openssl")
 
 JSON_BODY = """
 curl -sS --fail-with-body --cacert $CA -X POST $BASE_URL/api/v1/certificates \

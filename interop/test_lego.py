@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from interop.support import ONE_SERVER, Site, hold, needs, run, verify, verify_revoked
+from interop.support import Site, hold, needs, run, verify, verify_revoked
 
-pytestmark = [ONE_SERVER, needs("lego", package="lego")]
+pytestmark = needs("lego", package="lego")
 
 
 class Lego:

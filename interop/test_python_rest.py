@@ -9,9 +9,9 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 import pytest
 
-from interop.support import ONE_SERVER, Site, hold, make_csr, needs, run, verify
+from interop.support import Site, hold, make_csr, needs, run, verify
 
-pytestmark = [ONE_SERVER, needs("openssl", package="openssl")]
+pytestmark = needs("openssl", package="openssl")
 
 # The example of the manual, with the address, the key and the request taken from the environment.
 WITH_REQUESTS = """

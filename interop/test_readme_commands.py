@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from interop.support import ONE_SERVER, SEARCH_PATH, Site, hold, openssl, shell, verify
+from interop.support import SEARCH_PATH, Site, hold, openssl, shell, verify
 from tests.helpers.server import Server
 from tests.helpers.server import run as certwright
-
-pytestmark = ONE_SERVER
 
 
 @dataclass(frozen=True, slots=True)

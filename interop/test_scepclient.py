@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from interop.support import ONE_SERVER, Site, hold, needs, openssl, refused, run, verify
+from interop.support import Site, hold, needs, openssl, refused, run, verify
 
-pytestmark = [ONE_SERVER, needs("scepclient", package="scep")]
+pytestmark = needs("scepclient", package="scep")
 
 
 def enrol(site: Site, home: Path, cn: str, *options: str, challenge: str | None = None) -> list[str | Path]:

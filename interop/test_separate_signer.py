@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from interop.support import ONE_SERVER, Site, hold, make_csr, run, shell, verify
+from interop.support import Site, hold, make_csr, run, shell, verify
 from interop.test_curl_rest import post, rest_environment
 from tests.helpers.server import Server
-
-pytestmark = ONE_SERVER
 
 SEPARATE = Path(__file__).parents[1] / "deploy" / "systemd" / "separate-signer"
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from interop.support import ONE_SERVER, P256, RSA, Site, hold, make_csr, needs, openssl, refused, run, verify
+from interop.support import P256, RSA, Site, hold, make_csr, needs, openssl, refused, run, verify
 
-pytestmark = [ONE_SERVER, needs("pki", package="strongswan-pki, libstrongswan-extra-plugins")]
+pytestmark = needs("pki", package="strongswan-pki, libstrongswan-extra-plugins")
 
 
 def base_url(site: Site) -> str:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from interop.support import ONE_SERVER, Site, hold, needs, openssl, refused, run, verify
+from interop.support import Site, hold, needs, openssl, refused, run, verify
 
-pytestmark = [ONE_SERVER, needs("pki", package="strongswan-pki, libstrongswan-extra-plugins")]
+pytestmark = needs("pki", package="strongswan-pki, libstrongswan-extra-plugins")
 
 
 class Pki:
