@@ -42,8 +42,8 @@ def ec_key() -> PrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def rsa_key() -> PrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+def rsa_key(bits: int = 2048) -> PrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 
 def key_pem(key: PrivateKey, passphrase: bytes | None) -> bytes:
@@ -52,7 +52,11 @@ def key_pem(key: PrivateKey, passphrase: bytes | None) -> bytes:
 
 
 def make_root(common_name: str, *, now: datetime) -> Authority:
-    key = ec_key()
+    """RSA, for a chain is verified up to here: devices without elliptic curves could do nothing with another one.
+
+    scepclient even encrypts to every certificate that it is shown, and does not survive a key that is not RSA.
+    """
+    key = rsa_key(3072)
     name = _name(common_name)
     builder = _builder(name, name, key, now=now, not_after=now + ROOT_LIFE)
     builder = _with_ca_extensions(builder, key, path_length=None)

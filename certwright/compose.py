@@ -274,6 +274,7 @@ def scep_endpoint(config: Config, settings: configuration.ScepSettings) -> ScepE
         ra_key=authority.key,
         ra_certificate=authority.certificate,
         ca_certificates=_ca_certificates(config, settings.profile),
+        include_root=settings.include_root,
         legacy=settings.legacy,
     )
 

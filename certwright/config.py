@@ -89,6 +89,7 @@ class ScepSettings:
     profile: str
     registration_authority: str
     challenge: frozenset[str]
+    include_root: bool
     legacy: frozenset[str]
 
 
@@ -447,6 +448,7 @@ class _Builder:
             profile=self._profile_name((*place, "profile"), given.profile, profiles),
             registration_authority=authority or "",
             challenge=frozenset(given.challenge),
+            include_root=given.include_root,
             legacy=frozenset(given.legacy),
         )
 

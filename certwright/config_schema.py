@@ -192,6 +192,7 @@ class ScepEndpoint(Closed):
     profile: Text
     registration_authority: Text | None = None
     challenge: Annotated[list[Literal["static", "one-time"]], Field(min_length=1)] = ["static"]
+    include_root: bool = True  # in GetCACert: certmonger and strongSwan verify up to it
     legacy: list[Literal["sha1", "md5", "des-ede3-cbc", "des-cbc"]] = []
 
 

@@ -56,7 +56,7 @@ issuers:      # the root's key (ca/root.key, ca/root.passphrase) is not needed h
     chain: [ca/root.pem]
     key: {{software: {{file: ca/issuing.key, passphrase_file: ca/passphrase}}}}
     crl: {{refresh: 24h, lifetime: 4d}}
-  devices:      # RSA, which is what many devices can verify
+  devices:      # RSA, as its root is: what every device can verify
     certificate: ca/devices.pem
     chain: [ca/root.pem]
     key: {{software: {{file: ca/devices.key, passphrase_file: ca/passphrase}}}}

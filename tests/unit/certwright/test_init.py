@@ -159,7 +159,8 @@ def test_a_ca_certificate_says_what_rfc_5280_wants_of_one(
     assert len({certificate(made, param.values[0]).subject.rfc4514_string() for param in CAS}) == 3  # type: ignore[arg-type]
 
 
-def test_old_devices_get_an_rsa_ca_and_everybody_else_an_elliptic_one(made: Path) -> None:
+def test_old_devices_find_nothing_but_rsa_up_to_the_root_and_everybody_else_gets_an_elliptic_ca(made: Path) -> None:
+    assert isinstance(certificate(made, "ca/root.pem").public_key(), rsa.RSAPublicKey)
     assert isinstance(certificate(made, "ca/issuing.pem").public_key(), ec.EllipticCurvePublicKey)
     assert isinstance(certificate(made, "ca/devices.pem").public_key(), rsa.RSAPublicKey)
 
