@@ -1,0 +1,651 @@
+"""Every way in to a real server, and a certification request that can be wrong in every way.
+
+with Neighbourhood() as around, Server(resolver=around.dns.address, http01_port=around.http.port) as server:
+    doors = Doors(server, around)
+    reply = doors.ask(Door.EST, Wanted())
+    doors.certificate(Door.EST, reply)
+
+Requests are written with other code than ours: by hand, with http.client and raw sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import email.message
+import enum
+import functools
+import http.client
+import itertools
+import math
+import random
+import socket
+import sqlite3
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, assert_never
+from urllib.parse import quote
+
+import asyncpg
+import orjson
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.hashes import Hash
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs7
+
+from acmeserver.strict import base64url
+from pki.certificate import pem
+from tests.helpers import scep
+from tests.helpers.acme_client import JOSE, AccountKey, make_jws, to_json
+from tests.helpers.dns import DnsServer
+from tests.helpers.postgres import run_apart
+from tests.helpers.scep import Message, enveloped, explicit, octets, oid, retag, seq, set_of
+from tests.helpers.server import PATIENCE, Server
+from tests.helpers.world import HttpTarget
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+ACME_PROBLEM = "urn:ietf:params:acme:error:"
+REST_PROBLEM = "urn:certwright:problem:"
+
+
+class Door(enum.Enum):
+    """What can end in a certificate."""
+
+    ACME = "ACME finalize"
+    EST = "EST simpleenroll"
+    SCEP_POST = "SCEP PKCSReq by POST"
+    SCEP_GET = "SCEP PKCSReq by GET"
+    REST_JSON = "REST with JSON"
+    REST_PEM = "REST with a bare CSR"
+
+
+# ---------------------------------------------------------------------- the wire
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    status: int
+    headers: email.message.Message
+    body: bytes = field(repr=False)
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def media_type(self) -> str:
+        return (self.headers.get("Content-Type") or "").partition(";")[0].strip()
+
+
+class Wire:
+    """One listener. The connection is kept, and made anew when the server has closed it meanwhile."""
+
+    def __init__(self, port: int, context: ssl.SSLContext | None = None, *, timeout: float = PATIENCE) -> None:
+        self.port = port
+        self.context = context
+        self._timeout = timeout
+        self._connection: http.client.HTTPConnection | None = None
+
+    def send(self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
+        kept = self._connection is not None and self._connection.sock is not None
+        try:
+            return self._send(method, target, body, headers or {})
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            self.close()
+            if not kept:
+                raise
+            return self._send(method, target, body, headers or {})
+
+    def _send(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
+        if self._connection is None:
+            self._connection = (
+                http.client.HTTPConnection("localhost", self.port, timeout=self._timeout)
+                if self.context is None
+                else http.client.HTTPSConnection("localhost", self.port, timeout=self._timeout, context=self.context)
+            )
+        try:
+            self._connection.request(method, target, body, {"Connection": "keep-alive", **headers})
+            response = self._connection.getresponse()
+            return Reply(response.status, response.headers, response.read())
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @contextlib.contextmanager
+    def socket(self) -> Iterator[socket.socket]:
+        """A connection of one's own, for what http.client would not send."""
+        with socket.create_connection(("localhost", self.port), timeout=self._timeout) as plain:
+            if self.context is None:
+                yield plain
+            else:
+                with self.context.wrap_socket(plain, server_hostname="localhost") as secure:
+                    yield secure
+
+    def raw(self, *parts: bytes, end: bool = True) -> bytes:
+        """Everything that comes back until the server closes. `end`: we say that nothing follows (not possible in TLS)."""
+        with self.socket() as connection:
+            return converse(connection, *parts, end=end and self.context is None)
+
+
+def converse(connection: socket.socket, *parts: bytes, end: bool = True) -> bytes:
+    received = bytearray()
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        for part in parts:
+            connection.sendall(part)
+        if end:
+            connection.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        while chunk := connection.recv(65536):
+            received += chunk
+    return bytes(received)
+
+
+# ---------------------------------------------------------------------- certification requests
+
+
+@functools.cache
+def rsa_key(label: str, bits: int = 2048, exponent: int = 65537) -> rsa.RSAPrivateKey:
+    """The same key for the same label: making one costs more than most tests."""
+    return rsa.generate_private_key(exponent, bits)
+
+
+@functools.cache
+def ec_key(label: str, curve: ec.EllipticCurve | None = None) -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(curve or ec.SECP256R1())
+
+
+def _is_prime(number: int) -> bool:
+    return all(number % small for small in (3, 5, 7, 11, 13, 17, 19, 23)) and pow(2, number - 1, number) == 1
+
+
+def _rsa_of(p: int, q: int) -> rsa.RSAPrivateKey:
+    e = 65537
+    d = pow(e, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(e, p * q)
+    iqmp = rsa.rsa_crt_iqmp(p, q)
+    return rsa.RSAPrivateNumbers(p, q, d, rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), iqmp, public).private_key()
+
+
+@functools.cache
+def close_primes_key() -> rsa.RSAPrivateKey:
+    """A 2048-bit key whose primes are neighbours."""
+    p = random.Random(1).getrandbits(1024) | 1 << 1023 | 1 << 1022 | 1
+    while not _is_prime(p):
+        p += 2
+    q = p + 2
+    while not _is_prime(q):
+        q += 2
+    return _rsa_of(p, q)
+
+
+@functools.cache
+def roca_key() -> rsa.RSAPrivateKey:
+    """As Infineon's library made them (CVE-2017-15361): p = k * M + 65537^a mod M."""
+    seeded = random.Random(2)
+    product = math.prod(n for n in range(2, 168) if all(n % d for d in range(2, n)))
+
+    def prime() -> int:
+        candidate = 4
+        while not _is_prime(candidate):
+            k = seeded.randrange((3 << 1022) // product + 1, (1 << 1024) // product)
+            candidate = k * product + pow(65537, seeded.getrandbits(64), product)
+        return candidate
+
+    return _rsa_of(prime(), prime())
+
+
+def dns_name(name: bytes | str) -> bytes:
+    """GeneralName dNSName, of any octets."""
+    return retag(0x82, octets(name.encode("latin-1") if isinstance(name, str) else name))
+
+
+def ip_name(address: str) -> bytes:
+    return retag(0x87, octets(ip_address(address).packed))
+
+
+def email_name(address: str) -> bytes:
+    return retag(0x81, octets(address.encode()))
+
+
+def uri_name(uri: str) -> bytes:
+    return retag(0x86, octets(uri.encode()))
+
+
+def upn_name(name: str) -> bytes:
+    """OtherName with a Windows user principal name: who holds such a certificate is that user."""
+    return retag(0xA0, seq(oid("1.3.6.1.4.1.311.20.2.3"), explicit(retag(0x0C, octets(name.encode())))))
+
+
+def extension(dotted: str, value: bytes, *, critical: bool = False) -> bytes:
+    return seq(oid(dotted), *([b"\x01\x01\xff"] if critical else []), octets(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A certification request; what is right unless said otherwise. `names` become dNSNames, `more` are GeneralNames in DER."""
+
+    names: tuple[str, ...] = ("host.example.test",)
+    more: tuple[bytes, ...] = ()
+    common_name: str | None = None
+    key: Callable[[], PrivateKey] = lambda: rsa_key("subscriber")  # made when it is needed
+    digest: str = "sha256"
+    subject: tuple[tuple[str, str], ...] = ()  # attributes besides the common name: (OID, text)
+    extensions: tuple[bytes, ...] = ()  # besides the subjectAltName
+    signed_by: Callable[[], PrivateKey] | None = None
+    broken: bool = False  # a bit of the signature is another one
+
+    def csr(self, *, challenge: str | None = None) -> bytes:
+        """DER (RFC 2986)."""
+        attributes = []
+        names = [*map(dns_name, self.names), *self.more]
+        wanted = [*([extension("2.5.29.17", seq(*names))] if names else []), *self.extensions]
+        if wanted:
+            attributes.append(seq(oid("1.2.840.113549.1.9.14"), set_of(seq(*wanted))))
+        if challenge is not None:
+            attributes.append(seq(oid("1.2.840.113549.1.9.7"), set_of(retag(0x0C, octets(challenge.encode())))))
+        texts = [*self.subject, *([("2.5.4.3", self.common_name)] if self.common_name is not None else [])]
+        subject = seq(*(set_of(seq(oid(kind), retag(0x0C, octets(text.encode())))) for kind, text in texts))
+        spki = self.key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        info = seq(b"\x02\x01\x00", subject, spki, retag(0xA0, set_of(*attributes)))
+        algorithm, signature = self._sign(info)
+        if self.broken:
+            signature = signature[:-1] + bytes([signature[-1] ^ 1])
+        return seq(info, algorithm, b"\x03" + octets(b"\0" + signature)[1:])
+
+    def _sign(self, info: bytes) -> tuple[bytes, bytes]:
+        key, digest = (self.signed_by or self.key)(), scep.HASHES[self.digest]
+        if isinstance(key, rsa.RSAPrivateKey):
+            algorithms = {"md5": "4", "sha1": "5", "sha256": "11", "sha384": "12", "sha512": "13"}
+            algorithm = seq(oid(f"1.2.840.113549.1.1.{algorithms[self.digest]}"), scep.NULL)
+            return algorithm, key.sign(info, padding.PKCS1v15(), digest)
+        algorithms = {"sha1": "1", "sha256": "3.2", "sha384": "3.3", "sha512": "3.4"}
+        return seq(oid(f"1.2.840.10045.4.{algorithms[self.digest]}")), key.sign(info, ec.ECDSA(digest))
+
+
+# ---------------------------------------------------------------------- what is around a server
+
+
+class Neighbourhood:
+    """A DNS server and the web servers of subscribers on loopback, in a thread of their own."""
+
+    def __init__(self) -> None:
+        self.dns = DnsServer()
+        self.http = HttpTarget()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="neighbourhood")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._run(self.dns.__aenter__())
+        self._run(self.http.start("127.0.0.1"))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._run(self.http.stop())
+        self._run(self.dns.__aexit__(kind, error, at))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+
+
+class Account:
+    """An ACME account with its own key, at one endpoint."""
+
+    def __init__(
+        self, wire: Wire, base: str, around: Neighbourhood, *, endpoint: str = "default", key: AccountKey | None = None
+    ) -> None:
+        self.wire = wire
+        self.base = base
+        self.around = around
+        self.endpoint = endpoint
+        self.key = key or AccountKey()
+        self.kid = ""
+        self._nonce = ""
+
+    def url(self, path: str) -> str:
+        return f"{self.base}/acme/{self.endpoint}/{path}"
+
+    def nonce(self) -> str:
+        nonce, self._nonce = self._nonce, ""
+        if not nonce:
+            reply = self.wire.send("HEAD", self.url("new-nonce").removeprefix(self.base))
+            assert reply.status == 200
+            nonce = reply.headers["Replay-Nonce"]
+        return nonce
+
+    def header(self, url: str, *, jwk: bool = False, **changes: Any) -> dict[str, Any]:
+        """A protected header as it should be, then `changes`; None removes a member."""
+        header: dict[str, Any] = {"alg": self.key.alg, "nonce": self.nonce(), "url": url}
+        header |= {"jwk": self.key.jwk} if jwk else {"kid": self.kid}
+        header.update(changes)
+        return {name: value for name, value in header.items() if value is not None}
+
+    def send(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
+        reply = self.wire.send("POST", url.removeprefix(self.base), body, {"Content-Type": JOSE, **(headers or {})})
+        self._nonce = reply.headers.get("Replay-Nonce") or ""
+        return reply
+
+    def post(
+        self, url: str, payload: object = b"", *, jwk: bool = False, by: AccountKey | None = None, **changes: Any
+    ) -> Reply:
+        """Signed with `by`, else with the account's key; a payload of bytes goes as it is, everything else as JSON."""
+        content = payload if isinstance(payload, bytes) else to_json(payload)
+        return self.send(url, to_json(make_jws(by or self.key, self.header(url, jwk=jwk, **changes), content)))
+
+    def register(self) -> Self:
+        reply = self.post(self.url("new-account"), {"termsOfServiceAgreed": True}, jwk=True)
+        assert reply.status == 201, reply.body
+        self.kid = reply.headers["Location"]
+        return self
+
+    def order(self, *names: str, **members: Any) -> Reply:
+        """newOrder. Names are of type dns, but for those that are addresses."""
+        identifiers = [{"type": "ip" if _is_address(name) else "dns", "value": name} for name in names]
+        return self.post(self.url("new-order"), {"identifiers": identifiers, **members})
+
+    def authorize(self, order: Reply) -> None:
+        """Prove control of every name, by http-01 at our neighbours'."""
+        for url in order.json["authorizations"]:
+            found = self.post(url).json
+            self.around.dns[found["identifier"]["value"]] = ["127.0.0.1"]
+            challenge = next(each for each in found["challenges"] if each["type"] == "http-01")
+            self.around.http.serve(challenge["token"], f"{challenge['token']}.{self.thumbprint()}")
+            deadline = time.monotonic() + PATIENCE
+            state = self.post(challenge["url"], {}).json
+            while state["status"] in {"pending", "processing"} and time.monotonic() < deadline:
+                time.sleep(0.02)  # the server was slow to validate, and says so; a client asks again
+                state = self.post(challenge["url"]).json
+            assert state["status"] == "valid", state
+
+    def ready(self, *names: str, **members: Any) -> Reply:
+        """An order whose names are all proved."""
+        order = self.order(*names, **members)
+        assert order.status == 201, order.body
+        self.authorize(order)
+        return order
+
+    def finalize(self, order: Reply, csr: bytes) -> Reply:
+        return self.post(order.json["finalize"], {"csr": base64url(csr)})
+
+    def read(self, order: Reply) -> dict[str, Any]:
+        found: dict[str, Any] = self.post(order.headers["Location"]).json
+        return found
+
+    def thumbprint(self) -> str:
+        """RFC 7638."""
+        digest = Hash(hashes.SHA256())
+        digest.update(orjson.dumps(self.key.jwk, option=orjson.OPT_SORT_KEYS))
+        return base64url(digest.finalize())
+
+
+def _is_address(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        ip_address(name)
+        return True
+    return False
+
+
+# ---------------------------------------------------------------------- the doors
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What somebody has. None: nothing is sent at all."""
+
+    api_key: str | None
+    est: tuple[str, str] | None
+    challenge: str | None
+    account: Account
+    est_label: str = ""
+    scep_endpoint: str = "default"
+
+
+class Doors:
+    """A client of every protocol, with the credentials that `init` made unless others are given."""
+
+    def __init__(self, server: Server, around: Neighbourhood, *, timeout: float = PATIENCE) -> None:
+        context = ssl.create_default_context(cafile=str(server.ca_file))
+        self.server = server
+        self.around = around
+        self.https = Wire(server.https_port, context, timeout=timeout)
+        self.mtls = Wire(server.mtls_port, context, timeout=timeout)
+        self.http = Wire(server.http_port, timeout=timeout)
+        self.ra = x509.load_pem_x509_certificate((server.directory / "ca" / "scep-ra.pem").read_bytes())
+        given = server.environment
+        self.secrets = Secrets(
+            api_key=given["CERTWRIGHT_API_KEY"],
+            est=(given["CERTWRIGHT_EST_USER"], given["CERTWRIGHT_EST_PASSWORD"]),
+            challenge=given["CERTWRIGHT_SCEP_CHALLENGE"],
+            account=self.account(),
+        )
+        self._transactions = (f"TX-{number}" for number in itertools.count(1))
+        self._signers: dict[bytes, x509.Certificate] = {}
+
+    def account(self, endpoint: str = "default", *, key: AccountKey | None = None) -> Account:
+        """Not registered yet."""
+        return Account(self.https, self.server.base_url, self.around, endpoint=endpoint, key=key)
+
+    def close(self) -> None:
+        for wire in (self.https, self.mtls, self.http):
+            wire.close()
+
+    def ask(self, door: Door, wanted: Wanted, secrets: Secrets | None = None, **members: Any) -> Reply:
+        """One request for a certificate. `members` go into ACME's newOrder or REST's JSON."""
+        own = secrets or self.secrets
+        match door:
+            case Door.ACME:
+                return self._by_acme(own.account, wanted, members)
+            case Door.EST:
+                return self.simple_enroll(wanted.csr(), own.est, label=own.est_label)
+            case Door.SCEP_POST | Door.SCEP_GET:
+                message = self.pkcs_req(wanted, challenge=own.challenge)
+                return self.pki_operation(message.encode(), get=door is Door.SCEP_GET, endpoint=own.scep_endpoint)
+            case Door.REST_JSON:
+                return self.rest(to_json({"csr": pem_csr(wanted.csr()), **members}), own.api_key)
+            case Door.REST_PEM:
+                return self.rest(pem_csr(wanted.csr()).encode(), own.api_key, content_type="application/x-pem-file", **members)
+            case _:
+                assert_never(door)
+
+    def _by_acme(self, account: Account, wanted: Wanted, members: Mapping[str, Any]) -> Reply:
+        order = account.order(*wanted.names, **members)
+        if order.status != 201:
+            return order
+        account.authorize(order)
+        return account.finalize(order, wanted.csr())
+
+    def simple_enroll(
+        self, csr: bytes, user: tuple[str, str] | None, *, label: str = "", operation: str = "simpleenroll", **headers: str
+    ) -> Reply:
+        path = f"/.well-known/est/{label}/{operation}" if label else f"/.well-known/est/{operation}"
+        sent = {"Content-Type": "application/pkcs10", **(basic(*user) if user else {}), **headers}
+        return self.mtls.send("POST", path, base64.b64encode(csr), sent)
+
+    def pkcs_req(self, wanted: Wanted, *, challenge: str | None, **changes: Any) -> Message:
+        content = enveloped(wanted.csr(challenge=challenge), self.ra)
+        message = Message(key=wanted.key(), content=content, transaction_id=next(self._transactions), **changes)
+        message.signer = self._signer(message.key)
+        return message
+
+    def _signer(self, key: PrivateKey) -> x509.Certificate:
+        """One self-signed certificate for each key: answers are encrypted to its issuer and serial."""
+        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if spki not in self._signers:
+            self._signers[spki] = scep.self_signed(key)
+        return self._signers[spki]
+
+    def pki_operation(self, message: bytes, *, get: bool = False, endpoint: str = "default") -> Reply:
+        path = f"/scep/{endpoint}?operation=PKIOperation"
+        if get:
+            return self.http.send("GET", f"{path}&message={quote(base64.b64encode(message), safe='')}")
+        return self.http.send("POST", path, message, {"Content-Type": "application/x-pki-message"})
+
+    def rest(
+        self,
+        body: bytes,
+        api_key: str | None,
+        *,
+        content_type: str = "application/json",
+        profile: str | None = None,
+        **headers: str,
+    ) -> Reply:
+        sent = {"Content-Type": content_type, **({"X-API-Key": api_key} if api_key is not None else {}), **headers}
+        query = f"?profile={quote(profile)}" if profile is not None else ""
+        return self.https.send("POST", f"/api/v1/certificates{query}", body, sent)
+
+    # ------------------------------------------------------------------ what came back
+
+    def certificate(self, door: Door, reply: Reply, wanted: Wanted, folder: Path) -> x509.Certificate:
+        """The certificate in a reply that grants."""
+        match door:
+            case Door.ACME:
+                assert reply.status == 200, reply.body
+                chain = self.secrets.account.post(reply.json["certificate"])
+                return x509.load_pem_x509_certificates(chain.body)[0]
+            case Door.EST:
+                assert reply.status == 200, reply.body
+                [leaf] = pkcs7.load_der_pkcs7_certificates(base64.b64decode(reply.body))
+                return leaf
+            case Door.SCEP_POST | Door.SCEP_GET:
+                assert reply.status == 200, reply.body
+                answer = scep.parse_answer(reply.body)
+                assert answer.status == "0", answer.text
+                key = wanted.key()
+                [leaf] = scep.opened_certificates(answer, Message(key=key, signer=self._signer(key)), folder)
+                return leaf
+            case Door.REST_JSON | Door.REST_PEM:
+                assert reply.status == 201, reply.body
+                return x509.load_pem_x509_certificate(reply.json["certificate"].encode())
+            case _:
+                assert_never(door)
+
+
+def refusal(door: Door, reply: Reply) -> str:
+    """What the protocol's own error says. Fails for anything that is not one: a certificate, a 500, an HTML page."""
+    assert reply.status < 500, (reply.status, reply.body)
+    match door:
+        case Door.ACME:
+            assert reply.status >= 400, reply.body
+            assert reply.media_type == "application/problem+json"
+            content = reply.json
+            assert content["status"] == reply.status
+            assert content["type"].startswith(ACME_PROBLEM)
+            return f"{content['type'].removeprefix(ACME_PROBLEM)}: {content['detail']}"
+        case Door.EST:
+            assert reply.status >= 400, reply.body
+            if reply.status == 401:
+                assert reply.headers["WWW-Authenticate"].startswith("Basic realm=")
+                assert reply.body == b""
+                return "unauthenticated"
+            assert reply.media_type == "text/plain"
+            assert reply.body.endswith(b"\n")
+            return reply.body.decode()
+        case Door.SCEP_POST | Door.SCEP_GET:
+            if reply.status == 200:
+                assert reply.media_type == "application/x-pki-message"
+                answer = scep.parse_answer(reply.body)
+                assert (answer.status, answer.message_type, answer.content) == ("2", "3", b"")
+                assert answer.fail_info is not None
+                return answer.text or ""
+            assert reply.status >= 400, reply.body  # nobody could be found to address a CertRep to
+            assert reply.media_type == "text/plain"
+            return reply.body.decode()
+        case Door.REST_JSON | Door.REST_PEM:
+            assert reply.status >= 400, reply.body
+            assert reply.media_type == "application/problem+json"
+            content = reply.json
+            assert content["type"].startswith(REST_PROBLEM)
+            assert content["detail"] == content["error"]
+            return f"{content['type'].removeprefix(REST_PROBLEM)}: {content['detail']}"
+        case _:
+            assert_never(door)
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def pem_csr(der: bytes) -> str:
+    return pem(der).replace("CERTIFICATE", "CERTIFICATE REQUEST")
+
+
+# ---------------------------------------------------------------------- behind the doors
+
+
+@dataclass(slots=True)
+class Books:
+    """The server's tables, read past the server. `url` is the database's; None means the SQLite file of the directory."""
+
+    server: Server
+    url: str | None = None
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        if self.url is None:
+            uri = f"file:{self.server.directory / 'certwright.db'}?mode=ro"
+            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE)) as connection:
+                return connection.execute(sql).fetchall()
+        return run_apart(self._fetch(self.url, sql))
+
+    async def _fetch(self, url: str, sql: str) -> list[tuple[Any, ...]]:
+        connection = await asyncpg.connect(url)
+        try:
+            return [tuple(row.values()) for row in await connection.fetch(sql)]
+        finally:
+            await connection.close()
+
+    def count(self, table: str) -> int:
+        [(found,)] = self.rows(f"SELECT count(*) FROM {table}")  # noqa: S608  # our own tables' names
+        return int(found)
+
+
+@dataclass(slots=True)
+class Watch:
+    """What a refused request must not leave behind: a certificate, an intent, a traceback, an error in the log."""
+
+    books: Books
+    _before: tuple[int, int] = (0, 0)
+    _logged: int = 0
+
+    @property
+    def _facts(self) -> tuple[int, int]:
+        return self.books.count("certificate"), self.books.count("issuance")
+
+    def begin(self) -> Self:
+        self._before = self._facts
+        self._logged = len(self.books.server.log_text())
+        return self
+
+    def nothing_happened(self) -> None:
+        assert self._facts == self._before, "(certificates, intents)"
+        self.no_bug()
+
+    def no_bug(self) -> None:
+        text = self.books.server.log_text()[self._logged :]
+        assert "Traceback" not in text, text
+        wrong = [line for line in text.splitlines() if '"level":"error"' in line or '"status":500' in line]
+        assert not wrong, wrong
+
+
+def until(true: Callable[[], bool], what: str, *, seconds: float = PATIENCE) -> None:
+    """Looks again and again, for a bounded time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        time.sleep(0.02)
