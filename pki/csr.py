@@ -89,7 +89,7 @@ class Csr:
 
     der: bytes = field(repr=False)
     sha256: str  # hex, of der
-    spki: bytes = field(repr=False)  # SubjectPublicKeyInfo, DER
+    spki: bytes = field(repr=False)  # SubjectPublicKeyInfo, DER, in the one spelling that certificates have
     spki_sha256: str  # hex
     public_key: PublicKey = field(repr=False, compare=False)
     subject: bytes = field(repr=False)  # Name, DER, as sent
@@ -124,11 +124,13 @@ def parse_csr(data: bytes, *, legacy_digests: Collection[str] = ()) -> Csr:
         public_key = load_public_key(frame.spki)
         digest = _verify(frame, public_key, legacy_digests)
         attributes = dict(_attributes(frame.attributes))
+        # Not as sent: one key can be spelt in several ways (compressed points, absent parameters), and a blocked one would be.
+        spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         return Csr(
             der=binary,
             sha256=hashlib.sha256(binary).hexdigest(),
-            spki=frame.spki,
-            spki_sha256=hashlib.sha256(frame.spki).hexdigest(),
+            spki=spki,
+            spki_sha256=hashlib.sha256(spki).hexdigest(),
             public_key=public_key,
             subject=frame.subject.raw,
             common_name=_common_name(frame.subject),
@@ -199,8 +201,10 @@ def load_public_key(spki: bytes) -> PublicKey:
 
 def _verify(frame: _Frame, key: PublicKey, legacy: Collection[str]) -> str:
     """Proof of possession over the bytes as sent; gives the digest's name. Weak digests are named before anything else."""
-    oid, *parameters = der.children(frame.algorithm.content)
-    algorithm = der.oid(oid)
+    parts = list(der.children(frame.algorithm.content))
+    if not parts:
+        raise der.DerError("its signature algorithm is empty")
+    algorithm, parameters = der.oid(parts[0]), parts[1:]
     try:
         match key:
             case rsa.RSAPublicKey() if algorithm in _RSA_PKCS1:
@@ -265,11 +269,11 @@ def _common_name(subject: der.Element) -> str | None:
     names: list[str] = []
     for rdn in der.children(subject.content):
         for attribute in der.children(der.expect(rdn, der.SET).content):
-            kind, *value = der.children(der.expect(attribute, der.SEQUENCE).content)
-            if len(value) != 1:
+            parts = list(der.children(der.expect(attribute, der.SEQUENCE).content))
+            if len(parts) != 2:
                 raise der.DerError("its subject has an attribute without exactly one value")
-            if der.oid(kind) == _COMMON_NAME:
-                names.append(der.text(value[0]))
+            if der.oid(parts[0]) == _COMMON_NAME:
+                names.append(der.text(parts[1]))
     if len(names) > 1:
         raise _bad("its subject has more than one common name")
     return names[0] if names and names[0] else None
