@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from acmeserver.problems import Problem, ProblemType, WireIdentifier, malformed
@@ -22,6 +22,7 @@ MAX_CONTACT = 320  # characters
 MAX_IDENTIFIERS = 100
 MAX_IDENTIFIER = 512  # characters; longer than any name can be
 
+_MAX_TIME = to_micros(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))  # RFC 5280 §4.1.2.5
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 # One addr-spec without comments, quotes or literals; no second one and no hfields (RFC 8555 §7.3).
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$&'*+/=^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -261,6 +262,9 @@ def _time(members: Mapping[str, Any], name: str) -> Micros | None:
     if not isinstance(text, str) or _RFC3339.fullmatch(text) is None:
         raise malformed(f"{name} is no RFC 3339 time")
     try:
-        return to_micros(datetime.fromisoformat(text))
+        at = to_micros(datetime.fromisoformat(text))
     except (ValueError, OverflowError) as error:
         raise malformed(f"{name} is no time of any calendar") from error
+    if not 0 <= at <= _MAX_TIME:
+        raise malformed(f"{name} does not lie between 1970 and 9999, in UTC")
+    return at

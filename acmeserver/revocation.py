@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from acmeserver import store
 from acmeserver.authentication import Acting, check_valid
@@ -50,7 +51,7 @@ class Revocation:
             certificate = x509.load_der_x509_certificate(wanted.certificate)
             serial = format(certificate.serial_number, "x")
             certificate.public_key()  # fails late on odd keys
-        except (ValueError, TypeError, x509.InvalidVersion) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
             raise malformed("certificate is no DER X.509 certificate") from error
         record = await self._issuance.certificate(serial)
         if record is None or record.certificate.der != wanted.certificate:
