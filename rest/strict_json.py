@@ -10,7 +10,8 @@ from pki.identifiers import shown
 from pki.reasons import Reason, Rejection
 
 MAX_DEPTH = 32
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+# A string (also one that never ends, or every quote in it would begin a scan to the end) or a bracket.
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def parse_object(body: bytes) -> dict[str, object]:
@@ -27,7 +28,16 @@ def parse_object(body: bytes) -> dict[str, object]:
         raise _refused("a number is too long") from None
     if not isinstance(value, dict):
         raise _refused("it must be an object, {...}")
+    if "\\u" in text:  # only an escape can bring half a character, and nothing below could store one
+        _check_encodable(value)
     return value
+
+
+def _check_encodable(value: object) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise _refused("it holds half of a surrogate pair") from None
 
 
 def _check_depth(text: str) -> None:
@@ -39,11 +49,11 @@ def _check_depth(text: str) -> None:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _refused(f"the member {shown(twice)} is there twice")
+    members: dict[str, object] = {}
+    for name, value in pairs:
+        if name in members:
+            raise _refused(f"the member {shown(name)} is there twice")
+        members[name] = value
     return members
 
 

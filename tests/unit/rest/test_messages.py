@@ -70,7 +70,7 @@ def test_a_plain_request_names_its_profile_in_the_query() -> None:
         ({"csr": ""}, "csr: it is empty"),
         ({"csr": "ä"}, "csr: neither PEM nor base64"),
         ({"csr": "?"}, "csr: neither PEM nor DER nor base64"),
-        ({"csr": "\ud800"}, "csr: "),
+        ({"csr": "\ud800"}, "half of a surrogate pair"),
         ({"csr": PEM, "profil": "x"}, "profil: Extra inputs are not permitted"),
         ({"csr": PEM, "profile": True}, "profile: "),
         ({"csr": PEM, "not_after": 1}, "not_after: "),
