@@ -32,7 +32,7 @@ interop: system-packages $(VENV)/.installed-test ## real clients only: certbot, 
 	$(PYTEST) interop $(ARGS) </dev/null
 
 bench: $(VENV)/.installed-test ## load and cost per certificate, on SQLite and PostgreSQL (ARGS="--help")
-	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/python -m bench.run $(ARGS)
 
 system-packages: ## the Debian packages of the interop suite, when we are root and they are missing
 	@scripts/system-packages
