@@ -20,6 +20,7 @@ import http.client
 import itertools
 import math
 import random
+import select
 import socket
 import sqlite3
 import ssl
@@ -96,14 +97,21 @@ class Wire:
         self._connection: http.client.HTTPConnection | None = None
 
     def send(self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
-        kept = self._connection is not None and self._connection.sock is not None
-        try:
-            return self._send(method, target, body, headers or {})
-        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+        """Sent once, whatever happens. Raises OSError and http.client.HTTPException."""
+        if self._connection is not None and self._is_stale(self._connection):
             self.close()
-            if not kept:
-                raise
-            return self._send(method, target, body, headers or {})
+        return self._send(method, target, body, headers or {})
+
+    @staticmethod
+    def _is_stale(connection: http.client.HTTPConnection) -> bool:
+        """Whether the server has closed it since the last answer."""
+        return connection.sock is not None and bool(select.select([connection.sock], [], [], 0)[0])
+
+    @property
+    def local_port(self) -> int:
+        """Ours, of the connection that is kept."""
+        assert self._connection is not None
+        return int(self._connection.sock.getsockname()[1])
 
     def _send(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
         if self._connection is None:

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from acmeserver.http import RESOURCES
+from acmeserver.strict import base64url
 from certwright.config import load
 from est.http import METHODS as EST_OPERATIONS
 from issuance.credentials import CredentialKind, Credentials
@@ -45,7 +46,6 @@ from tests.helpers.front_doors import (
     Secrets,
     Wanted,
     Watch,
-    base64url,
     basic,
     close_primes_key,
     ec_key,
@@ -610,14 +610,14 @@ PROFILES_VALIDITY = Impossible("the validity is the profile's; a request cannot 
 
 
 def with_members(**members: str) -> Attempt:
-    return lambda site, door: site.doors.ask(door, Wanted(), **members)
+    return lambda site, door: site.doors.ask(door, Wanted(), None, **members)
 
 
 def for_time(**days: int) -> Attempt:
     def attempt(site: Site, door: Door) -> Reply:
         rest = {"not_after": "notAfter", "not_before": "notBefore"}
         members = {rest[name] if door is Door.ACME else name: ahead(value) for name, value in days.items()}
-        return site.doors.ask(door, Wanted(), **members)
+        return site.doors.ask(door, Wanted(), None, **members)
 
     return attempt
 
