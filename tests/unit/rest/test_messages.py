@@ -245,6 +245,6 @@ def test_any_cursor_is_a_position_with_this_one_spelling_or_a_typed_error(text: 
     try:
         before = messages.decode_cursor(text)
     except Rejection as refused:
-        assert refused.reason is Reason.MALFORMED  # noqa: PT017  # both ways out are right
+        assert refused.reason is Reason.MALFORMED  # both ways out are right
     else:
         assert messages.encode_cursor(before) == text
