@@ -4,7 +4,8 @@ Law of this file: how long a check takes depends on what was presented, never on
 ours (256 random bits) is compared by SHA-256; anything else runs scrypt once, for a stranger too. Every check reads the row,
 so a disabled, expired or changed credential ends at once, on every node; the cache only spares a repeated scrypt.
 
-There is no lock-out and no back-off here: what slows guessing is scrypt's price and the few that run at a time.
+There is no lock-out and no back-off here: what slows guessing is scrypt's price and the few that run at a time. Only so
+many wait for their turn; more than those are told to come again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from pki.clock import Clock, Micros
-from pki.reasons import Reason, Rejection
+from pki.reasons import Reason, Rejection, Unavailable
 from storage.database import Conflict, Database, Row, Step
 
 # Disabled, expired and absent are one case, decided by the query.
@@ -53,10 +54,12 @@ _GENERATED = re.compile(r"cws_[A-Za-z0-9_-]{43}")  # made by `generate_secret`
 _NAME = re.compile(r"[^\x00-\x1f\x7f:\ud800-\udfff]{1,128}")  # RFC 7617 §2: no control characters, no colon
 _ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PASSWORD = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,1024}")
+_LONGEST = 1024  # characters that are normalised: sorting combining marks takes quadratic time
 
 _N, _R, _P = 2**14, 8, 1  # 16 MiB and some 40 ms a check
 _SALT = 16  # octets
 _SCRYPT_AT_A_TIME = 2  # 32 MiB at most, and the event loop keeps a core
+_SCRYPT_QUEUE = 100  # 2 seconds' worth
 _CACHED = 1024
 _NO_HASH = "sha256:" + "0" * 64
 _NO_SCRYPT = f"scrypt:{_N}:{_R}:{_P}:{'00' * _SALT}:{'00' * 32}"
@@ -131,14 +134,22 @@ class _Successes:
 
 
 class Credentials:
-    """`random_bytes` gives keys, salts and this process's cache key; tests may give their own."""
+    """`random_bytes` gives keys, salts and this process's cache key; `queue` is how many may be at scrypt or wait for it."""
 
-    def __init__(self, *, database: Database, clock: Clock, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        queue: int = _SCRYPT_QUEUE,
+    ) -> None:
         self._database = database
         self._clock = clock
         self._random_bytes = random_bytes
         self._successes = _Successes(random_bytes(32))
         self._scrypt_slots = asyncio.Semaphore(_SCRYPT_AT_A_TIME)
+        self._places = queue
 
     # ------------------------------------------------------------------ checks
 
@@ -150,14 +161,14 @@ class Credentials:
         return await self._check(CredentialKind.API_KEY, endpoint="", id_=match[1], presented=presented)
 
     async def check_est_user(self, *, endpoint: str, user: str, password: str) -> Credential:
-        """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong."""
+        """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong, and Unavailable."""
         name = _prepared(user)
         known_form = _NAME.fullmatch(name) is not None and _ENDPOINT.fullmatch(endpoint) is not None
         id_ = f"{endpoint}/{name}" if known_form else None
         return await self._check(CredentialKind.EST_USER, endpoint=endpoint, id_=id_, presented=_prepared(password))
 
     async def check_scep_challenge(self, *, endpoint: str, challenge: str) -> Credential:
-        """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong."""
+        """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong, and Unavailable."""
         id_ = endpoint if _ENDPOINT.fullmatch(endpoint) else None
         return await self._check(CredentialKind.SCEP_CHALLENGE, endpoint=endpoint, id_=id_, presented=_prepared(challenge))
 
@@ -175,8 +186,14 @@ class Credentials:
             return _matches_sha256(stored or _NO_HASH, presented)
         if stored is not None and self._successes.has(stored, presented):
             return True
-        async with self._scrypt_slots:
-            same = await asyncio.to_thread(_matches_scrypt, stored or _NO_SCRYPT, presented)
+        if self._places == 0:
+            raise Unavailable("password checks: too many at once", retry_after=2)
+        self._places -= 1
+        try:
+            async with self._scrypt_slots:
+                same = await asyncio.to_thread(_matches_scrypt, stored or _NO_SCRYPT, presented)
+        finally:
+            self._places += 1
         if same and stored is not None:
             self._successes.add(stored, presented)
         return same
@@ -268,8 +285,11 @@ def _json(roles: Collection[str]) -> str:
 
 
 def _prepared(text: str) -> str:
-    """One spelling for what looks the same on different keyboards (RFC 8265 §3.4.2 and §4.2.2: NFC)."""
-    return unicodedata.normalize("NFC", text)
+    """One spelling for what looks the same on different keyboards (RFC 8265 §3.4.2 and §4.2.2: NFC).
+
+    What is longer than any name or password stays as it is: it is nobody's.
+    """
+    return unicodedata.normalize("NFC", text) if len(text) <= _LONGEST else text
 
 
 def _octets(presented: str) -> bytes:
