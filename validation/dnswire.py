@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 MAX_NAME = 255  # octets with the length bytes, RFC 1035 §3.1
 MAX_CHAIN = 16  # CNAMEs in one message
+MAX_POINTERS = 128  # in one name: more than it can have labels
 _HEADER = struct.Struct(">HHHHHH")
 _RECORD = struct.Struct(">HHIH")
 _QUERY_FLAGS = 0x0100  # recursion desired
@@ -143,7 +144,7 @@ def _chain(message: bytes, at: int, count: int, name: Labels, wanted: int) -> tu
 def _name(message: bytes, at: int) -> tuple[Labels, int]:
     """A name with its compression (RFC 1035 §4.1.4), and where the next field begins."""
     parts: list[bytes] = []
-    size, end, limit = 1, -1, at
+    size, end, limit, pointers = 1, -1, at, 0
     while True:
         if at >= len(message):
             raise Malformed("a name is cut off")
@@ -162,6 +163,8 @@ def _name(message: bytes, at: int) -> tuple[Labels, int]:
             at = (length & 63) << 8 | message[at + 1]
             if at >= limit:  # each pointer must lead further back, or they could go round for ever
                 raise Malformed("a compressed name points forward")
-            limit = at
+            limit, pointers = at, pointers + 1
+            if pointers > MAX_POINTERS:  # they end, but thousands of names could each take thousands of steps
+                raise Malformed("a name is made of too many pointers")
         else:
             raise Malformed("a name has an unknown kind of label")
