@@ -19,6 +19,7 @@ class Event(enum.Enum):
     ISSUE_REFUSED = "issue.refused"
     ISSUE_ABANDONED = "issue.abandoned"
     REVOKED = "revoked"
+    KEY_BLOCKED = "key.blocked"  # a compromise that was told after the revocation; with it, it is part of `revoked`
     CRL_PUBLISHED = "crl.published"
 
 

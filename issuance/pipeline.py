@@ -31,7 +31,7 @@ from issuance.request import (
 )
 from issuance.revocation import precaution_step
 from pki.certificate import assemble, verify_signature
-from pki.clock import Clock, Micros, after, to_micros
+from pki.clock import Clock, Micros, after, to_datetime, to_micros
 from pki.identifiers import DnsName, Identifier
 from pki.plan import CertificatePlan, Issuer, build_tbs
 from pki.reasons import Reason, Rejection, SubProblem, Unavailable
@@ -153,8 +153,10 @@ class Pipeline:
         """2: policy, default deny."""
         span = None
         if request.not_after is not None:
-            begin = self._clock.micros() if request.not_before is None else request.not_before
-            span = timedelta(microseconds=request.not_after - begin)
+            # As the certificate will say it: from its backdated beginning, in whole seconds, both ends inclusive.
+            backdated = after(self._clock.micros(), -profile.backdate)
+            begin = to_datetime(backdated if request.not_before is None else request.not_before)
+            span = to_datetime(request.not_after) - begin + timedelta(seconds=1)
         wanted = Wanted(profile, names.identifiers, names.device, span)
         decision = decide(self._rules.policies, request.principal, wanted)
         if isinstance(decision, Deny):

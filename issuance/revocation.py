@@ -82,8 +82,28 @@ def revoke_steps(
         Step(HURRY_SQL, (job_key(certificate.issuer), now), rows=None),
     ]
     if reason is RevocationReason.KEY_COMPROMISE:
-        steps.append(Step(BLOCK_KEY_SQL, (*key, now), rows=None))
+        steps.append(_block_key_step(record, now))
     return steps
+
+
+def block_key_steps(record: CertificateRecord, *, principal: str, now: Micros, audit_id: str) -> Sequence[Step]:
+    """For a compromise that is told when the certificate is revoked already, perhaps by whoever stole its key."""
+    certificate = record.certificate
+    return (
+        _block_key_step(record, now),
+        audit.record(
+            audit.Event.KEY_BLOCKED,
+            record_id=audit_id,
+            at=now,
+            principal=principal,
+            subject=f"certificate:{certificate.issuer}/{certificate.serial}",
+            detail={"reason": RevocationReason.KEY_COMPROMISE.name.lower()},
+        ),
+    )
+
+
+def _block_key_step(record: CertificateRecord, now: Micros) -> Step:
+    return Step(BLOCK_KEY_SQL, (record.certificate.issuer, record.certificate.serial, now), rows=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from issuance import audit
 from issuance.ledger import CertificateRecord, Ledger
 from issuance.pipeline import Pipeline, Rules
 from issuance.request import IssuanceRequest, Issued, IssuedCertificate, Outcome, Pending, Rejected
-from issuance.revocation import revoke_steps
+from issuance.revocation import block_key_steps, revoke_steps
 from pki.certificate import pem
 from pki.clock import Clock, Micros
 from pki.reasons import SUBSCRIBER_REASONS, Reason, Rejection, RevocationReason
@@ -87,6 +87,8 @@ class Issuance:
     async def revoke(self, *, issuer: str, serial: str, reason: RevocationReason, principal: Principal) -> None:
         """Durable on return; CRL and OCSP follow within seconds. Whether `principal` may is the caller's check.
 
+        A compromised key is blocked also when its certificate is revoked already.
+
         Raises Rejection: NOT_FOUND, ALREADY_REVOKED, BAD_REVOCATION_REASON.
         """
         if reason not in SUBSCRIBER_REASONS:
@@ -104,6 +106,8 @@ class Issuance:
                 *revoke_steps(record, reason=reason, principal=str(principal), now=now, audit_id=self._new_id())
             )
         except Conflict:
+            if reason is RevocationReason.KEY_COMPROMISE:
+                await self._database.write(*block_key_steps(record, principal=str(principal), now=now, audit_id=self._new_id()))
             raise Rejection(Reason.ALREADY_REVOKED, f"certificate {serial} is revoked already") from None
         self._database.notify("jobs")
 

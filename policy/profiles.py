@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from types import MappingProxyType
 
+from pki.identifiers import shown
 from pki.plan import KeyUsageBit
 from pki.reasons import Reason, Rejection
 
@@ -85,7 +86,7 @@ class Profiles:
             known = sorted({profile.name for profile in self._by_name.values()})
             raise Rejection(
                 Reason.UNKNOWN_PROFILE,
-                f"there is no profile {name!r} here",
+                f"there is no profile {shown(name)} here",
                 suggestions=[f"use one of: {', '.join(known)}"],
             )
         return profile
