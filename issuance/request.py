@@ -63,7 +63,7 @@ Evidence = ChallengeEvidence | BasicPassword | ScepChallenge | ApiKey
 class Origin:
     """Who waits for the outcome, so that it can be settled in the same transaction, by a sweeper if need be."""
 
-    kind: str  # "acme-order", "scep-transaction"
+    kind: str  # "acme-order"
     id: str
 
 

@@ -17,7 +17,7 @@ CREATE TABLE issuance (
     endpoint         TEXT NOT NULL,
     principal        TEXT NOT NULL,          -- "kind:id"
     evidence         TEXT NOT NULL,          -- JSON array, what each name was granted on
-    origin_kind      TEXT NOT NULL,          -- who waits for the outcome ("acme-order", "scep-transaction", ...) or ''
+    origin_kind      TEXT NOT NULL,          -- who waits for the outcome ("acme-order") or ''
     origin_id        TEXT NOT NULL,
     idempotency_key  TEXT UNIQUE,
     request_sha256   TEXT NOT NULL,          -- what the idempotency key stands for
@@ -178,21 +178,6 @@ CREATE TABLE acme_order_authorization (
     PRIMARY KEY (order_id, authorization_id)
 );
 CREATE INDEX acme_order_authorization_back ON acme_order_authorization (authorization_id);
-
--- ---------------------------------------------------------------- SCEP
--- (endpoint, transaction id, key) -> what became of it. A repeat with the same CSR gets the same answer.
-CREATE TABLE scep_transaction (
-    endpoint         TEXT NOT NULL,
-    transaction_id   TEXT NOT NULL,
-    spki_sha256      TEXT NOT NULL,
-    csr_sha256       TEXT NOT NULL,
-    status           TEXT NOT NULL,          -- processing | issued | failed
-    issuer           TEXT NOT NULL,
-    serial           TEXT NOT NULL,
-    created_at       BIGINT NOT NULL,
-    expires_at       BIGINT NOT NULL,
-    PRIMARY KEY (endpoint, transaction_id, spki_sha256, csr_sha256)
-);
 
 -- ---------------------------------------------------------------- keys that no certificate may have again
 CREATE TABLE blocked_key (
