@@ -24,6 +24,8 @@ from storage.database import Conflict, Database, Step
 from validation.outcome import Failed, Proved
 from validation.outcome import Outcome as Attempt
 
+MOST_IN_FLIGHT = 256  # of one worker: each holds sockets for as long as the other side likes, up to its deadline
+
 
 @dataclass(slots=True)
 class _Flight:
@@ -58,7 +60,10 @@ class Validations:
         return authorization_id in self._flights
 
     async def attempt(self, authorization: Authorization, kind: str, *, thumbprint: str, endpoint: str) -> Authorization | None:
-        """The settled authorization, or None when it is to be read again: still in flight, or settled by somebody else."""
+        """The settled authorization, or None when it is to be read again: still in flight, or settled by somebody else.
+
+        Raises Unavailable when there are too many in flight; the authorization is still pending then.
+        """
         flight = self._take_off(authorization, kind, thumbprint=thumbprint, endpoint=endpoint)
         done, _ = await asyncio.wait({flight.task}, timeout=self._hold.total_seconds())
         if done:
@@ -92,6 +97,8 @@ class Validations:
         """The one flight of an authorization in this worker: concurrent POSTs share it."""
         flight = self._flights.get(authorization.id)
         if flight is None:
+            if len(self._flights) >= MOST_IN_FLIGHT:
+                raise Unavailable("validations: too many at once")
             task = asyncio.create_task(self._validate(authorization, kind, thumbprint, endpoint))
             flight = self._flights[authorization.id] = _Flight(task)
             task.add_done_callback(lambda done: self._land(authorization.id, done))

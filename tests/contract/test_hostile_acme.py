@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from acmeserver.strict import base64url
+from acmeserver.validations import MOST_IN_FLIGHT
 from storage.database import Database
 from tests.helpers.acme_world import AcmeWorld, acme_world
 from tests.helpers.ca import TestCa
@@ -48,3 +50,26 @@ async def test_a_certificate_with_a_key_of_an_unknown_kind_is_not_one_of_ours(wo
         reply = await client.post(client.url("revoke-cert"), {"certificate": base64url(odd)}, jwk=jwk)
         assert (reply.status, reply.problem) == (400, "malformed")
     assert world.log.events == []
+
+
+async def test_validations_that_hang_are_so_many_and_no_more(database: Database, clock: FakeClock) -> None:
+    """Each holds sockets for up to ten seconds, and accounts cost nothing: without an end to them the worker has no file left."""
+    async with acme_world(database, clock, hold=timedelta(0)) as world:
+        world.http01.gate.clear()
+        client = await world.registered()
+        orders = [await client.order(*(f"n{number}.m{batch}.example.com" for number in range(100))) for batch in range(3)]
+        urls = [url for order in orders for url in order.json["authorizations"]]
+        challenges = [(await client.post(url)).json["challenges"][0]["url"] for url in urls]
+        replies = [await client.post(url, {}) for url in challenges]
+        assert {reply.status for reply in replies[:MOST_IN_FLIGHT]} == {200}
+        assert {reply.status for reply in replies[MOST_IN_FLIGHT:]} == {503}
+        assert replies[-1].headers["Retry-After"]
+        assert (await client.post(urls[-1])).json["status"] == "pending"  # nothing is lost: it may be sent again
+        again = await client.post(challenges[0], {})  # and whose validation is under way already is told so
+        assert (again.status, again.json["status"]) == (200, "processing")
+        assert len(world.http01.calls) == MOST_IN_FLIGHT
+        world.http01.gate.set()
+        await world.server.drain()
+        last = await client.post(challenges[-1], {})
+        assert last.status == 200
+        assert world.log.events == []
