@@ -35,7 +35,8 @@ class Envelope:
     """The hard limits of an issuer key, checked by the signer on the bytes that it signs, whatever the pipeline decided.
 
     A leaf: CA=false, no keyCertSign or cRLSign, lifetime <= max_validity, EKUs within `extended_key_usages` (dotted OIDs,
-    at least one), issuer name and AKI byte-equal to the issuer certificate's, version 3, serial of 64 bits or more.
+    at least one), issuer name and AKI byte-equal to the issuer certificate's, version 3, serial of 64 bits or more, no
+    extensions but those that profiles can give, no alternative names but DNS names and IP addresses.
     """
 
     issuer_certificate: bytes  # DER

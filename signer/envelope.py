@@ -39,6 +39,16 @@ _MAY_BE_CRITICAL = frozenset(
     }
 )
 
+# What a leaf may have at all. An extension that this program does not write can be a power that it does not know of: Active
+# Directory takes the holder of 1.3.6.1.4.1.311.25.2 for the user whose identifier stands in it.
+_MAY_STAND = _MAY_BE_CRITICAL | {
+    ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
+    ExtensionOID.SUBJECT_KEY_IDENTIFIER,
+    ExtensionOID.AUTHORITY_INFORMATION_ACCESS,
+    ExtensionOID.CRL_DISTRIBUTION_POINTS,
+    ExtensionOID.TLS_FEATURE,
+}
+
 # Everything that `cryptography` raises for bytes that are not what they should be. DerError is a ValueError.
 _UNREADABLE = (
     ValueError,
@@ -136,7 +146,12 @@ class Limits:
         for oid, found in extensions.items():
             if found.critical and oid not in _MAY_BE_CRITICAL:
                 raise SignerRefused(f"the extension {oid.dotted_string} is critical")
+            if oid not in _MAY_STAND:
+                raise SignerRefused(f"the extension {oid.dotted_string} is none that a leaf may have")
             match found.value:
+                case x509.SubjectAlternativeName() as names:
+                    known = all(isinstance(name, x509.DNSName | x509.IPAddress) for name in names)
+                    _require(known, "a subject alternative name is neither a DNS name nor an IP address")
                 case x509.BasicConstraints(ca=is_ca):
                     _require(not is_ca, "basicConstraints says CA")
                 case x509.KeyUsage(key_cert_sign=certificates, crl_sign=lists):
@@ -146,7 +161,7 @@ class Limits:
                 case x509.AuthorityKeyIdentifier(key_identifier=identifier):
                     authority = identifier
                 case _:
-                    pass  # not critical, and nothing that gives the leaf any power
+                    pass  # nothing that gives the leaf any power
         _require(bool(usages), "there is no extended key usage")
         if excess := usages - self.extended_key_usages:
             raise SignerRefused(f"the extended key usage {min(excess)} is not allowed to this issuer")
