@@ -78,7 +78,8 @@ class _Handler(logging.Handler):
             level, error = "info", None  # a request that is not HTTP: no traceback, nobody here made a mistake
         if error is not None:
             fields["error"] = type(error).__name__
-            fields["trace"] = "".join(traceback.format_exception(error))
+            if not _is_an_outage(record):
+                fields["trace"] = "".join(traceback.format_exception(error))
         try:
             message = record.getMessage()
         except (TypeError, ValueError):
@@ -89,3 +90,8 @@ class _Handler(logging.Handler):
 def _is_clients_doing(record: logging.LogRecord, error: BaseException) -> bool:
     """Whether aiohttp reports bytes that it could not read, which it does with a traceback."""
     return record.name == "aiohttp.server" and type(error).__module__ == "aiohttp.http_exceptions"
+
+
+def _is_an_outage(record: logging.LogRecord) -> bool:
+    """Whether asyncpg's pool reports that the database is away, which it does with a traceback."""
+    return record.name == "asyncpg.pool"

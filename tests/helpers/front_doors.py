@@ -353,9 +353,19 @@ class Account:
     def post(
         self, url: str, payload: object = b"", *, jwk: bool = False, by: AccountKey | None = None, **changes: Any
     ) -> Reply:
-        """Signed with `by`, else with the account's key; a payload of bytes goes as it is, everything else as JSON."""
+        """Signed with `by`, else with the account's key; a payload of bytes goes as it is, everything else as JSON.
+
+        As RFC 8555 section 6.5 has it, badNonce is tried once more with the nonce that came with it.
+        """
         content = payload if isinstance(payload, bytes) else to_json(payload)
-        return self.send(url, to_json(make_jws(by or self.key, self.header(url, jwk=jwk, **changes), content)))
+
+        def signed() -> bytes:
+            return to_json(make_jws(by or self.key, self.header(url, jwk=jwk, **changes), content))
+
+        reply = self.send(url, signed())
+        if reply.status == 400 and reply.json["type"] == ACME_PROBLEM + "badNonce" and "nonce" not in changes:
+            reply = self.send(url, signed())
+        return reply
 
     def register(self) -> Self:
         reply = self.post(self.url("new-account"), {"termsOfServiceAgreed": True}, jwk=True)

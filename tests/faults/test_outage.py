@@ -1,0 +1,258 @@
+"""The database or the signer is away, under a real server: everybody is told 503 and when to ask again, and nobody restarts anything.
+
+PostgreSQL is stopped as a crash stops it; the signer is stopped (SIGSTOP: it is there and does not answer) and killed again and
+again. After each outage the same server serves everybody, and its log has no bug in it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+
+from tests.helpers.front_doors import Books, Door, Doors, Neighbourhood, Reply, Wanted, Watch, until
+from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries, running_server
+from tests.helpers.server import PATIENCE, Server
+
+BRISK = 15.0  # seconds; a bound against hanging, not a measurement. The worker waits 10 s for a signer that does not answer.
+HOST = Wanted(names=("outage.example.test",))
+
+
+@dataclass(slots=True)
+class Site:
+    server: Server
+    doors: Doors
+    around: Neighbourhood
+    postgres: PostgresServer
+    watch: Watch
+    leaf: x509.Certificate
+
+    def signer(self) -> int:
+        [pid] = self.server.children()["signer"]
+        return pid
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    if binaries() is None:
+        pytest.skip(NO_POSTGRESQL)
+    with running_server() as postgres, Neighbourhood() as around:
+        url = postgres.empty_database()
+        server = Server(
+            database=url,
+            workers=2,
+            resolver=around.dns.address,
+            http01_port=around.http.port,
+            allow_networks=["127.0.0.0/8"],
+        )
+        with server:
+            doors = Doors(server, around)
+            doors.secrets.account.register()
+            leaf = doors.certificate(Door.REST_PEM, doors.ask(Door.REST_PEM, HOST), HOST, tmp_path_factory.mktemp("outage"))
+            watch = Watch(Books(server, url)).begin()
+            yield Site(server, doors, around, postgres, watch, leaf)
+            doors.close()
+
+
+def ocsp_request(site: Site) -> bytes:
+    issuer = x509.load_pem_x509_certificate((site.server.directory / "ca" / "issuing.pem").read_bytes())
+    return ocsp.OCSPRequestBuilder().add_certificate(site.leaf, issuer, hashes.SHA256()).build().public_bytes(Encoding.DER)
+
+
+Call = Callable[[Doors], Reply]
+
+
+def at_once(site: Site, calls: Mapping[str, Call]) -> dict[str, tuple[Reply, float]]:
+    """All calls at the same time, each by a client of its own: the replies, and after how many seconds."""
+
+    def make(call: Call) -> tuple[Reply, float]:
+        doors = Doors(site.server, site.around)
+        doors.secrets = replace(site.doors.secrets, account=doors.account(key=site.doors.secrets.account.key))
+        doors.secrets.account.kid = site.doors.secrets.account.kid
+        started = time.monotonic()
+        try:
+            return call(doors), time.monotonic() - started
+        finally:
+            doors.close()
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        running = {name: threads.submit(make, call) for name, call in calls.items()}
+        return {name: one.result() for name, one in running.items()}
+
+
+def asking(door: Door) -> Call:
+    return lambda doors: doors.ask(door, HOST)
+
+
+OTHERS = [door for door in Door if door is not Door.ACME]
+BY_OTHERS: dict[str, Call] = {door.value: asking(door) for door in OTHERS}
+
+
+def until_refused(door: Door) -> Call:
+    """Asks again and again, for a bounded time."""
+
+    def call(doors: Doors) -> Reply:
+        deadline = time.monotonic() + PATIENCE
+        reply = doors.ask(door, HOST)
+        while reply.status < 300 and time.monotonic() < deadline:
+            reply = doors.ask(door, HOST)
+        return reply
+
+    return call
+
+
+def told_to_wait(replies: Mapping[str, tuple[Reply, float]]) -> None:
+    for name, (reply, seconds) in replies.items():
+        assert reply.status == 503, (name, reply.status, reply.body)
+        assert int(reply.headers["Retry-After"]) > 0, name
+        assert seconds < BRISK, (name, seconds)
+
+
+def unready(site: Site, part: str) -> None:
+    """/readyz says which part; /livez is about this process alone: a restart would mend nothing."""
+    wire = Doors(site.server, site.around).http
+    ready = wire.send("GET", "/readyz?verbose")
+    assert ready.status == 503
+    assert f"[failed] {part}:" in ready.body.decode()
+    alive = wire.send("GET", "/livez")
+    assert (alive.status, alive.body) == (200, b"ok\n")
+    wire.close()
+
+
+def everything_works(site: Site, folder: Path) -> None:
+    def ready() -> bool:
+        return site.doors.http.send("GET", "/readyz").status == 200
+
+    until(ready, "the server to be ready again")
+    for door in Door:
+        site.doors.certificate(door, site.doors.ask(door, HOST), HOST, folder)
+    assert site.doors.http.send("GET", "/crl/issuing.crl").status == 200
+    answer = site.doors.http.send("POST", "/ocsp/issuing", ocsp_request(site))
+    assert ocsp.load_der_ocsp_response(answer.body).response_status is ocsp.OCSPResponseStatus.SUCCESSFUL
+
+
+def no_bug(site: Site) -> None:
+    """Lines of level `error` say that a child ended, when we have killed it, and nothing else."""
+    bugs = [line for line in site.server.log_lines() if "trace" in line or line.get("status") == 500]
+    assert not bugs, bugs
+    assert {line["event"] for line in site.server.log_lines() if line["level"] == "error"} <= {"child ended"}
+
+
+def test_without_its_database_everybody_is_told_503_and_after_it_everything_works(site: Site, tmp_path: Path) -> None:
+    account = site.doors.secrets.account
+    order = account.ready("outage.example.test")  # proved before; to be finalized after
+    nonce = account.nonce()
+    site.postgres.stop()
+    try:
+        calls: dict[str, Call] = {
+            **BY_OTHERS,
+            "ACME newOrder": lambda doors: doors.secrets.account.post(
+                doors.secrets.account.url("new-order"),
+                {"identifiers": [{"type": "dns", "value": "outage.example.test"}]},
+                nonce=nonce,
+            ),
+            "CRL of another issuer": lambda doors: doors.http.send("GET", "/crl/devices.crl"),
+            "REST list": lambda doors: doors.https.send(
+                "GET", "/api/v1/certificates", headers={"X-API-Key": doors.secrets.api_key or ""}
+            ),
+        }
+        replies = at_once(site, calls)
+        # A CRL that a worker has read before is good for as long as it says itself.
+        crl, _ = replies.pop("CRL of another issuer")
+        assert crl.status in {200, 503}
+        assert crl.status == 200 or int(crl.headers["Retry-After"]) > 0
+        told_to_wait(replies)
+        acme, _ = replies["ACME newOrder"]
+        assert acme.json["type"] == "urn:ietf:params:acme:error:serverInternal"
+        # RFC 6960 section 2.3: a responder that cannot say now says tryLater.
+        answer, _ = at_once(site, {"OCSP": lambda doors: doors.http.send("POST", "/ocsp/issuing", ocsp_request(site))})["OCSP"]
+        assert ocsp.load_der_ocsp_response(answer.body).response_status is ocsp.OCSPResponseStatus.TRY_LATER
+        unready(site, "database")
+        assert site.doors.https.send("GET", "/acme/directory").status == 200  # needs nothing but the configuration
+    finally:
+        site.postgres.start()
+    everything_works(site, tmp_path)
+    assert account.finalize(order, HOST.csr()).json["status"] == "valid"
+    no_bug(site)
+
+
+def test_a_database_that_restarts_under_load_costs_nobody_more_than_a_503(site: Site, tmp_path: Path) -> None:
+    """Requests that were under way when it went: each ends in a certificate or in a 503, and what is valid has its row."""
+
+    before = site.watch.books.count("certificate")
+    with ThreadPoolExecutor(1) as threads:
+        load = threads.submit(at_once, site, {f"client {number}": until_refused(Door.REST_PEM) for number in range(4)})
+        until(lambda: site.watch.books.count("certificate") > before + 4, "load")
+        site.postgres.stop()
+        try:
+            told_to_wait(load.result())
+        finally:
+            site.postgres.start()
+    everything_works(site, tmp_path)
+    no_bug(site)
+
+
+def test_a_signer_that_does_not_answer_is_503_and_orders_stay_finalizable(site: Site, tmp_path: Path) -> None:
+    order = site.doors.secrets.account.ready("outage.example.test")
+    stopped = site.signer()
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        replies = at_once(
+            site,
+            {
+                **BY_OTHERS,
+                "ACME finalize": lambda doors: doors.secrets.account.finalize(order, HOST.csr()),
+                "not ready": lambda doors: doors.http.send("GET", "/readyz?verbose"),
+                "alive": lambda doors: doors.http.send("GET", "/livez"),
+                "CRL": lambda doors: doors.http.send("GET", "/crl/issuing.crl"),
+                "OCSP": lambda doors: doors.http.send("POST", "/ocsp/issuing", ocsp_request(site)),
+            },
+        )
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    not_ready, _ = replies.pop("not ready")
+    assert not_ready.status == 503
+    assert "[failed] signer:" in not_ready.body.decode()
+    assert [replies.pop(name)[0].status for name in ("alive", "CRL")] == [200, 200]
+    answer, _ = replies.pop("OCSP")
+    assert ocsp.load_der_ocsp_response(answer.body).response_status is ocsp.OCSPResponseStatus.TRY_LATER
+    told_to_wait(replies)
+    everything_works(site, tmp_path)
+    assert site.doors.secrets.account.finalize(order, HOST.csr()).json["status"] == "valid"
+    no_bug(site)
+
+
+def test_a_signer_that_is_killed_again_and_again_costs_nobody_more_than_a_503(site: Site, tmp_path: Path) -> None:
+    """Under load from every door. Whoever got a certificate has a row for it, and no serial stands in two."""
+
+    for _ in range(3):
+        with ThreadPoolExecutor(1) as threads:
+            load = threads.submit(at_once, site, {door.value: until_refused(door) for door in OTHERS})
+            gone = site.signer()
+            before = site.watch.books.count("certificate")
+            until(lambda before=before: site.watch.books.count("certificate") > before, "load")  # type: ignore[misc]  # bound now
+            # Stopped first, so that every client is in its hands when it dies.
+            os.kill(gone, signal.SIGSTOP)
+            until(lambda: site.watch.books.rows("SELECT 1 FROM issuance WHERE state = 'issuing'") != [], "an intent")
+            os.kill(gone, signal.SIGKILL)
+            told_to_wait(load.result())
+            until(lambda gone=gone: site.server.children()["signer"] not in ([], [gone]), "a new signer")  # type: ignore[misc]
+    everything_works(site, tmp_path)
+    books = site.watch.books
+    assert books.rows("SELECT serial FROM issuance GROUP BY serial HAVING count(*) > 1") == []
+    intents = "LEFT JOIN issuance i ON i.id = c.issuance_id AND i.state = 'issued'"
+    assert books.rows("SELECT c.serial FROM certificate c " + intents + " WHERE i.id IS NULL") == []
+    abandoned = "SELECT i.serial FROM issuance i LEFT JOIN revocation r ON r.serial = i.serial WHERE i.state = 'abandoned'"
+    assert books.rows(abandoned) != []
+    assert books.rows(f"{abandoned} AND r.serial IS NULL") == []
+    no_bug(site)
