@@ -19,6 +19,7 @@ from storage.database import Conflict, Database
 
 __all__ = ["CertificateRecord", "Issuance", "Observer"]
 
+MAX_PROFILE = 100  # characters of what a stranger calls a profile; the audit is kept for years
 _END_OF_TIME = (Micros(sys.maxsize), "")
 
 
@@ -75,7 +76,7 @@ class Issuance:
                 detail={
                     "reason": rejection.reason.value,
                     "detail": rejection.detail,
-                    "profile": request.profile,
+                    "profile": request.profile[:MAX_PROFILE],
                     "names": [identifier.tag for identifier in request.identifiers],
                     "channel": request.channel.value,
                     "endpoint": request.endpoint,

@@ -123,7 +123,7 @@ def _check_urls(extensions: x509.Extensions, issuer: Issuer) -> None:
 
 
 def _check_names(names: x509.SubjectAlternativeName, plan: CertificatePlan) -> None:
-    """The SAN holds the granted names, all of them and no other, and no CN that looks like a host is not among them."""
+    """The SAN holds the granted names, all of them and no other."""
     wanted = [str(name) if isinstance(name, DnsName) else name.address for name in plan.identifiers]
     if [name.value for name in names] != wanted:
         _refuse("its subject alternative names are not exactly the granted ones")

@@ -114,11 +114,13 @@ async def test_a_compromise_that_comes_after_another_reason_still_ends_the_key(d
     assert outcome.rejection.reason is Reason.BAD_PUBLIC_KEY
 
 
-async def test_the_name_of_an_unknown_profile_comes_back_short(database: Database, clock: FakeClock) -> None:
-    outcome = await Issuing(database, clock).issuance.submit(
-        Issuing(database, clock).request("www.example.com", profile="\x00\N{RIGHT-TO-LEFT OVERRIDE}" + "x" * 200_000)
-    )
+async def test_the_name_of_an_unknown_profile_comes_back_short_and_is_kept_short(database: Database, clock: FakeClock) -> None:
+    issuing = Issuing(database, clock)
+    name = "\x00\N{RIGHT-TO-LEFT OVERRIDE}" + "x" * 200_000
+    outcome = await issuing.issuance.submit(issuing.request("www.example.com", profile=name))
     assert isinstance(outcome, Rejected)
     assert outcome.rejection.reason is Reason.UNKNOWN_PROFILE
     assert len(outcome.rejection.detail) < 200
     assert outcome.rejection.detail.isascii()
+    (row,) = await issuing.rows("SELECT detail FROM audit")
+    assert len(row["detail"]) < 2000
