@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from acmeserver.problems import Problem, ProblemType
-from acmeserver.strict import base64url, from_base64url, parse_json
+from pki.strict import base64url, from_base64url, parse_json
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 

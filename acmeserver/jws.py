@@ -12,7 +12,7 @@ from typing import Any
 
 from acmeserver.jwk import Algorithm, Jwk, bad_algorithm, parse_jwk
 from acmeserver.problems import BAD_NONCE, Problem, ProblemType, malformed
-from acmeserver.strict import from_base64url, parse_json
+from pki.strict import from_base64url, parse_json
 
 MAX_BODY = 50_000  # octets
 

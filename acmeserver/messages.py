@@ -14,8 +14,8 @@ from typing import Any
 
 from acmeserver.problems import Problem, ProblemType, WireIdentifier, malformed
 from acmeserver.states import AccountStatus, AuthorizationStatus, ChallengeStatus, OrderStatus
-from acmeserver.strict import from_base64url, parse_json
 from pki.clock import Micros, rfc3339, to_micros
+from pki.strict import from_base64url, parse_json
 
 MAX_CONTACTS = 10
 MAX_CONTACT = 320  # characters

@@ -16,8 +16,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from acmeserver.problems import BAD_NONCE, Problem, ProblemType
-from acmeserver.strict import base64url, from_base64url
 from pki.clock import Clock, Micros, after
+from pki.strict import base64url, from_base64url
 from storage.database import Conflict, Database, Step
 
 LIFETIME = timedelta(hours=1)

@@ -18,10 +18,10 @@ from acmeserver.nonces import Nonces
 from acmeserver.orders import Orders
 from acmeserver.ports import ChallengeMethod, EnqueueValidation, ErrorLog, IssuanceDoor, OrderPolicy
 from acmeserver.revocation import Revocation
-from acmeserver.strict import base64url
 from acmeserver.urls import Urls
 from acmeserver.validations import Validations
 from pki.clock import Clock
+from pki.strict import base64url
 from policy.profiles import Profiles
 from storage.database import Database
 

@@ -13,10 +13,10 @@ from aiohttp import web
 from est.auth import challenge, parse_basic
 from est.endpoint import DEFAULT, Authentication, EstEndpoint
 from est.errors import STATUS, HttpRefusal, explanation, retry_after
-from est.wire import MAX_BODY, certs_only, check_csr_type, encode, read_csr, wraps
+from est.wire import MAX_BODY, certs_only, check_csr_type, encode, wraps
 from issuance.credentials import Credential
 from issuance.request import BasicPassword, Channel, IssuanceRequest, Issued, Outcome, Pending, Rejected
-from pki.csr import parse_csr
+from pki.csr import parse_csr, unwrap_csr
 from pki.reasons import Reason, Rejection
 from policy.principal import Principal, PrincipalKind
 
@@ -87,7 +87,7 @@ class EstServer:
     async def _simple_enrol(self, request: web.Request, endpoint: EstEndpoint) -> web.Response:
         credential = await self._authenticate(request, endpoint)
         check_csr_type(request.headers.get("Content-Type", ""))
-        csr = parse_csr(read_csr(await _body(request)))
+        csr = parse_csr(unwrap_csr(await _body(request)))
         principal = Principal(
             kind=PrincipalKind.EST_USER,
             id=credential.id,

@@ -7,7 +7,6 @@ a request is ignored, as RFC 8951 §3.1 demands.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Sequence
 
 from cryptography import x509
@@ -15,7 +14,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from est.endpoint import Base64Wrap
 from est.errors import HttpRefusal
-from pki.reasons import Reason, Rejection
 
 MAX_BODY = 256 * 1024  # octets
 
@@ -31,8 +29,6 @@ _CSR_TYPES = frozenset(
         "text/plain",
     }
 )
-_DER_SEQUENCE = b"\x30"  # no base64 of a SEQUENCE and no armour begins with this octet
-_ARMOUR = b"-----BEGIN "
 
 
 def check_csr_type(content_type: str) -> None:
@@ -40,23 +36,6 @@ def check_csr_type(content_type: str) -> None:
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in _CSR_TYPES:
         raise HttpRefusal(415, "send the certification request as Content-Type: application/pkcs10\n")
-
-
-def read_csr(body: bytes) -> bytes:
-    """A request body to what `pki.csr.parse_csr` takes: DER, or PEM from its armour on. Raises Rejection(MALFORMED)."""
-    if body.startswith(_DER_SEQUENCE):
-        return body
-    if (armour := body.find(_ARMOUR)) >= 0:
-        return body[armour:]
-    compact = b"".join(body.split())
-    if not compact:
-        raise Rejection(Reason.MALFORMED, "the request has no body; send a certification request (PKCS#10) in base64")
-    try:
-        return base64.b64decode(compact, validate=True)
-    except binascii.Error as error:
-        raise Rejection(
-            Reason.MALFORMED, "the body is not base64; send the DER of a certification request (PKCS#10) in base64"
-        ) from error
 
 
 def certs_only(certificates: Sequence[bytes]) -> bytes:

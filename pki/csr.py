@@ -146,6 +146,28 @@ def _bad(why: str) -> Rejection:
     return Rejection(Reason.BAD_CSR, f"this certificate signing request is refused: {why}")
 
 
+def unwrap_csr(body: bytes) -> bytes:
+    """A request in whatever form people send it (DER; PEM with text before it; bare base64) to what `parse_csr` takes.
+
+    Raises Rejection(MALFORMED).
+    """
+    if body.startswith(b"\x30"):  # no base64 of a SEQUENCE and no armour begins with this octet
+        return body
+    if (armour := body.find(b"-----BEGIN ")) >= 0:
+        return body[armour:]
+    compact = b"".join(body.split())
+    if not compact:
+        raise Rejection(Reason.MALFORMED, "csr: it is empty; send a certificate signing request (PKCS#10)")
+    try:
+        return base64.b64decode(compact, validate=True)
+    except binascii.Error:
+        raise Rejection(
+            Reason.MALFORMED,
+            "csr: neither PEM nor DER nor base64; it is not a certificate signing request (PKCS#10)",
+            suggestions=["send the file that openssl req -new wrote, or its DER in base64"],
+        ) from None
+
+
 def _unarmour(data: bytes) -> bytes:
     if len(data) > 2 * MAX_CSR:
         raise _bad(f"it is larger than {MAX_CSR} octets")

@@ -19,9 +19,10 @@ from issuance.request import IssuedCertificate
 from issuance.service import CertificateRecord
 from pki.certificate import pem
 from pki.clock import Micros, rfc3339, to_micros
+from pki.csr import unwrap_csr
 from pki.identifiers import Identifier, parse_dns, parse_ip, shown
 from pki.reasons import SUBSCRIBER_REASONS, Reason, Rejection, RevocationReason
-from rest.strict_json import parse_object
+from pki.strict import StrictError, parse_json
 
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
@@ -33,7 +34,6 @@ _CURSOR = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _CURSOR_CONTENT = re.compile(r"(0|[1-9][0-9]{0,18})\.([0-9a-f]{1,40})")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
 _MAX_TIME = to_micros(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
-_ARMOUR = b"-----BEGIN "
 
 REASON_NAMES: Mapping[RevocationReason, str] = {  # RFC 5280 §5.3.1
     RevocationReason.UNSPECIFIED: "unspecified",
@@ -151,6 +151,17 @@ class Wanted:
 _Model = TypeVar("_Model", bound=_Body)
 
 
+def parse_object(body: bytes) -> dict[str, object]:
+    """A body that must be one JSON object. Raises Rejection(MALFORMED)."""
+    try:
+        value = parse_json(body)
+    except StrictError as error:
+        raise Rejection(Reason.MALFORMED, f"the JSON body is refused: {error}") from None
+    if not isinstance(value, dict):
+        raise Rejection(Reason.MALFORMED, "the JSON body is refused: it must be an object, {...}")
+    return value
+
+
 def _load(model: type[_Model], body: bytes) -> _Model:
     try:
         return model.model_validate(parse_object(body))
@@ -174,12 +185,12 @@ def read_wanted(body: bytes, *, content_type: str, profile: str | None) -> Wante
     media_type = content_type.partition(";")[0].strip().lower()
     is_json = media_type == "application/json" or media_type.endswith("+json")
     if not is_json and body.lstrip()[:1] != b"{":
-        return Wanted(_csr(body), profile, None, None)
+        return Wanted(unwrap_csr(body), profile, None, None)
     if profile is not None:
         raise Rejection(Reason.MALFORMED, "profile: name it in the JSON body, not in the query string")
     message = _load(IssueBody, body)
     try:
-        csr = _csr(message.csr.encode("ascii"))
+        csr = unwrap_csr(message.csr.encode("ascii"))
     except UnicodeEncodeError:
         raise Rejection(Reason.MALFORMED, "csr: neither PEM nor base64") from None
     return Wanted(
@@ -188,25 +199,6 @@ def read_wanted(body: bytes, *, content_type: str, profile: str | None) -> Wante
         None if message.not_before is None else parse_time(message.not_before),
         None if message.not_after is None else parse_time(message.not_after),
     )
-
-
-def _csr(data: bytes) -> bytes:
-    """DER, PEM from its armour on, or bare base64, to what `pki.csr.parse_csr` takes."""
-    if data.startswith(b"\x30"):
-        return data
-    if (armour := data.find(_ARMOUR)) >= 0:
-        return data[armour:]
-    compact = b"".join(data.split())
-    if not compact:
-        raise Rejection(Reason.MALFORMED, "csr: it is empty; send a certificate signing request (PKCS#10)")
-    try:
-        return base64.b64decode(compact, validate=True)
-    except binascii.Error:
-        raise Rejection(
-            Reason.MALFORMED,
-            "csr: neither PEM nor DER nor base64",
-            suggestions=['send the request file itself, or JSON {"csr": "-----BEGIN CERTIFICATE REQUEST-----..."}'],
-        ) from None
 
 
 def read_revocation(body: bytes) -> RevocationReason:

@@ -10,7 +10,7 @@ import pytest
 
 from acmeserver.nonces import LIFETIME, SKEW, Nonces
 from acmeserver.problems import BAD_NONCE, Problem, ProblemType
-from acmeserver.strict import base64url, from_base64url
+from pki.strict import base64url, from_base64url
 from storage.database import Database, Step
 from tests.helpers.clock import FakeClock
 

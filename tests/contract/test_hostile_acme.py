@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from acmeserver.strict import base64url
 from acmeserver.validations import MOST_IN_FLIGHT
+from pki.strict import base64url
 from storage.database import Database
 from tests.helpers.acme_world import AcmeWorld, acme_world
 from tests.helpers.ca import TestCa

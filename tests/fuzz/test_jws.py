@@ -14,7 +14,7 @@ from josepy.jws import JWS
 from acmeserver.jwk import parse_jwk, verify
 from acmeserver.jws import Jws, parse_jws
 from acmeserver.problems import Problem
-from acmeserver.strict import base64url, from_base64url, parse_json
+from pki.strict import base64url, from_base64url, parse_json
 from tests.helpers.acme_client import AccountKey, make_jws, to_json
 
 KEYS = (

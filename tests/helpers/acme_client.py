@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from acmeserver.strict import base64url, from_base64url
+from pki.strict import base64url, from_base64url
 
 BASE = "https://ca.test:8443"
 JOSE = "application/jose+json"

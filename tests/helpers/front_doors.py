@@ -42,8 +42,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import Hash
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs7
 
-from acmeserver.strict import base64url
 from pki.certificate import pem
+from pki.strict import base64url
 from tests.helpers import scep
 from tests.helpers.acme_client import JOSE, AccountKey, make_jws, to_json
 from tests.helpers.dns import DnsServer
@@ -659,6 +659,15 @@ class Watch:
         assert "Traceback" not in text, text
         wrong = [line for line in text.splitlines() if '"level":"error"' in line or '"status":500' in line]
         assert not wrong, wrong
+
+
+def counted(server: Server, status: str) -> float:
+    """HTTP requests of this class ("5xx") that the metrics know, on all listeners."""
+    code, body = server.get(server.metrics_url)
+    assert code == 200
+    lines = [line for line in body.decode().splitlines() if line.startswith("certwright_http_requests_total{")]
+    assert lines
+    return sum(float(line.rpartition(" ")[2]) for line in lines if f'status="{status}"' in line)
 
 
 def until(true: Callable[[], bool], what: str, *, seconds: float = PATIENCE) -> None:

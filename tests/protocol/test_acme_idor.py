@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from acmeserver.strict import base64url
+from pki.strict import base64url
 from storage.database import Database
 from tests.helpers.acme_client import AcmeClient
 from tests.helpers.acme_world import AcmeWorld, acme_world

@@ -11,9 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from acmeserver.http import RESOURCES
-from acmeserver.strict import base64url
 from issuance.request import Pending, Rejected
 from pki.reasons import Reason, Rejection, Unavailable
+from pki.strict import base64url
 from storage.database import Database
 from tests.helpers.acme_client import BASE, JOSE, AccountKey, AcmeClient, Reply, make_jws, to_json
 from tests.helpers.acme_world import AcmeWorld, acme_world

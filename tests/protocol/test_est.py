@@ -169,8 +169,8 @@ async def test_what_is_not_served_says_so(client: Client, method: str, path: str
 @pytest.mark.parametrize(
     ("body", "headers", "status", "says"),
     [
-        (b"", {}, 400, "no body"),
-        (b"?", {}, 400, "not base64"),
+        (b"", {}, 400, "it is empty"),
+        (b"?", {}, 400, "nor base64"),
         (b"AAAA", {}, 400, "certificate signing request"),
         (b"{}", {"Content-Type": "application/json"}, 415, "application/pkcs10"),
         (b"M" * (MAX_BODY + 1), {}, 413, "at most"),

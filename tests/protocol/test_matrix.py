@@ -26,11 +26,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from acmeserver.http import RESOURCES
-from acmeserver.strict import base64url
 from certwright.config import load
 from est.http import METHODS as EST_OPERATIONS
 from issuance.credentials import CredentialKind, Credentials
 from pki.clock import SystemClock, after
+from pki.strict import base64url
 from scep.message import MessageType
 from scep.wire import Operation
 from storage.open import open_database

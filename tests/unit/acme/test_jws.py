@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from acmeserver.jwk import ALGORITHMS, Algorithm, load_jwk, parse_jwk, verify
 from acmeserver.jws import MAX_BODY, Jws, parse_jws
 from acmeserver.problems import Problem
-from acmeserver.strict import base64url, from_base64url, parse_json
+from pki.strict import base64url, from_base64url, parse_json
 from tests.helpers.acme_client import AccountKey, integer, make_jws, to_json
 
 KEY = AccountKey()

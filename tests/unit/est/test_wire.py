@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from est.endpoint import Base64Wrap, EstEndpoint
 from est.errors import HttpRefusal
-from est.wire import certs_only, check_csr_type, encode, read_csr, wraps
-from pki.csr import parse_csr
+from est.wire import certs_only, check_csr_type, encode, wraps
+from pki.csr import parse_csr, unwrap_csr
 from pki.reasons import Reason, Rejection
 from tests.helpers.issuance_simulator import ThrowAwayCa, der_of, make_csr, pem_of
 
@@ -40,13 +40,13 @@ PEM = pem_of(CSR).encode()
     ids=["der", "one-line", "line", "wrapped", "crlf", "indented", "pem", "pem-crlf", "pem-no-breaks", "pem-new", "pem-text"],
 )
 def test_every_form_that_clients_send_is_the_same_request(body: bytes) -> None:
-    assert parse_csr(read_csr(body)).der == DER
+    assert parse_csr(unwrap_csr(body)).der == DER
 
 
 @pytest.mark.parametrize("body", [b"", b" \r\n", b"{}", b"not base64!", b"MII=A", b"\xff\xfe", b"=="])
 def test_a_body_that_is_nothing_of_the_kind_is_malformed_and_told_what_to_send(body: bytes) -> None:
     with pytest.raises(Rejection) as refused:
-        read_csr(body)
+        unwrap_csr(body)
     assert refused.value.reason is Reason.MALFORMED
     assert "PKCS#10" in refused.value.detail
 
@@ -54,7 +54,7 @@ def test_a_body_that_is_nothing_of_the_kind_is_malformed_and_told_what_to_send(b
 @given(st.binary(max_size=300))
 def test_any_octets_are_a_value_or_a_typed_error(body: bytes) -> None:
     with contextlib.suppress(Rejection):
-        parse_csr(read_csr(body))
+        parse_csr(unwrap_csr(body))
 
 
 @given(st.binary(max_size=300), st.booleans())

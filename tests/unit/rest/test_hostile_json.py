@@ -10,7 +10,7 @@ import pytest
 
 from pki.reasons import Reason, Rejection
 from rest.http import MAX_BODY
-from rest.strict_json import parse_object
+from rest.messages import parse_object
 
 
 @contextmanager

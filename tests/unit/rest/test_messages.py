@@ -15,7 +15,7 @@ from pki.csr import parse_csr
 from pki.identifiers import Identifier, parse_dns, parse_ip
 from pki.reasons import SUBSCRIBER_REASONS, Reason, Rejection, RevocationReason
 from rest import messages
-from rest.strict_json import parse_object
+from rest.messages import parse_object
 from tests.helpers.issuance_simulator import der_of, make_csr, pem_of
 
 CSR = make_csr("www.example.com")
