@@ -77,7 +77,7 @@ class Composition:
     signer: Signer
     issuance: Issuance
     publisher: CrlPublisher
-    runner: JobRunner
+    runners: tuple[JobRunner, ...]
     jobs: Jobs
     issuers: Mapping[str, Issuer]
     apps: Mapping[Listener, web.Application]
@@ -166,14 +166,15 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         "crl": functools.partial(_look, publisher),
         "sweep": functools.partial(_sweep, sweeper, clock),
         "acme-clean": functools.partial(_clean, acme, clock),
-        "acme-validation": functools.partial(_resume, acme),
     }
+    # Lanes of their own: a validation may take ten seconds, and neither sweeping nor a CRL should wait for some of them.
+    validations: dict[str, Handler] = {"acme-validation": functools.partial(_resume, acme)}
     return Composition(
         database=database,
         signer=signer,
         issuance=issuance,
         publisher=publisher,
-        runner=JobRunner(database=database, jobs=jobs, handlers=handlers),
+        runners=tuple(JobRunner(database=database, jobs=jobs, handlers=one, lanes=2) for one in (handlers, validations)),
         jobs=jobs,
         issuers=issuers,
         apps={

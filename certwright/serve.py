@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,8 @@ def serve(file: Path, *, workers: int | None = None, on_ready: Callable[[Config]
         return config if workers is None else replace(config, workers=workers)
 
     config = read()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # connections; the usual soft limit of 1024 is for select()
     with tempfile.TemporaryDirectory(prefix="certwright-", dir=_short_directory()) as name:  # 0700
         directory = Path(name)
         (directory / "metrics").mkdir()

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import AsyncExitStack
 
 import uvloop
@@ -51,7 +51,7 @@ async def _serve(assignment: Assignment, log: Log) -> None:
         composition = await compose(config, assignment.signer_path, clock=clock, log=log, closing=closing)
         if not await _unless_stopped(_prepare(config, composition, log), stop):
             return
-        jobs = asyncio.create_task(composition.runner.run(stop))
+        jobs = [asyncio.create_task(runner.run(stop)) for runner in composition.runners]
         runners = [
             await listeners.start(composition.apps[listener], bound, _context(config, listener))
             for listener, bound in assignment.sockets.items()
@@ -90,12 +90,12 @@ async def _unless_stopped(doing: Coroutine[None, None, None], stop: asyncio.Even
     return True
 
 
-async def _end(runner: asyncio.Task[None], patience: float) -> None:
+async def _end(jobs: Collection[asyncio.Task[None]], patience: float) -> None:
     """Jobs under way may finish; those that take too long are left to their leases."""
-    _, late = await asyncio.wait({runner}, timeout=patience)
+    _, late = await asyncio.wait(jobs, timeout=patience)
     for task in late:
         task.cancel()
-    await asyncio.gather(runner, return_exceptions=True)
+    await asyncio.gather(*jobs, return_exceptions=True)
 
 
 def _context(config: Config, listener: Listener) -> ssl.SSLContext | None:

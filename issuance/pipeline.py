@@ -102,12 +102,12 @@ class Pipeline:
         profile, issuer = self._look_up(request)
         if (earlier := await self._earlier(request)) is not None:
             return earlier
-        names = await self._parse(request, profile)  # 1
-        decision = self._decide(request, profile, names)  # 2
-        _validate(request, names, profile, self._clock.micros())  # 3
+        names, now = await self._parse(request, profile), self._clock.micros()  # 1
+        decision = self._decide(request, profile, names, now)  # 2
+        _validate(request, names, profile, now)  # 3
         _caa(profile)  # 4
         _approve(decision)  # 5
-        plan = make_plan(request, names, profile, issuer, self._clock.micros())  # 6
+        plan = make_plan(request, names, profile, issuer, now)  # 6
         prepared = self._prepare(request, names, plan, issuer, profile)  # 7
         if (conflict := await self._intend(prepared.intent)) is not None:  # 8
             return conflict
@@ -149,15 +149,15 @@ class Pipeline:
             )
         return wanted_names(request, profile)
 
-    def _decide(self, request: IssuanceRequest, profile: Profile, names: Names) -> Decision:
+    def _decide(self, request: IssuanceRequest, profile: Profile, names: Names, now: Micros) -> Decision:
         """2: policy, default deny."""
         span = None
         if request.not_after is not None:
             # As the certificate will say it: from its backdated beginning, in whole seconds, both ends inclusive.
-            backdated = after(self._clock.micros(), -profile.backdate)
+            backdated = after(now, -profile.backdate)
             begin = to_datetime(backdated if request.not_before is None else request.not_before)
             span = to_datetime(request.not_after) - begin + timedelta(seconds=1)
-        wanted = Wanted(profile, names.identifiers, names.device, span)
+        wanted = Wanted(profile, names.to_grant, names.device, span)
         decision = decide(self._rules.policies, request.principal, wanted)
         if isinstance(decision, Deny):
             raise decision.rejection

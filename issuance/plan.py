@@ -28,6 +28,13 @@ class Names:
     identifiers: tuple[Identifier, ...]
     device: str | None  # a common name that is not one of the identifiers
 
+    @property
+    def to_grant(self) -> tuple[Identifier, ...]:
+        """What policy has to grant as a name: a device that calls itself `www.example.com` or `192.0.2.1` is one for some readers."""
+        if self.device is None or not ("." in self.device or is_address(self.device)) or not _is_host(self.device):
+            return self.identifiers
+        return (*self.identifiers, _host(self.device))
+
 
 def wanted_names(request: IssuanceRequest, profile: Profile) -> Names:
     """A CN that is a host's name is asked for like a SAN, as old tools do; a device's own name is one where profiles take it.

@@ -58,10 +58,12 @@ ServedKey = IssuerKey | RaKey
 class KeyRing:
     """Implements `api.Signer` over keys in this process."""
 
-    def __init__(self, *, keys: Mapping[str, ServedKey], tokens: Iterable[Token] = (), executor: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, *, keys: Mapping[str, ServedKey], tokens: Iterable[Token] = (), executors: Mapping[KeyUse, ThreadPoolExecutor]
+    ) -> None:
         self._keys = dict(keys)
         self._tokens = tuple(tokens)
-        self._executor = executor
+        self._executors = executors
 
     async def public_key(self, key: str) -> bytes:
         return spki(await self._key(key).backend.public_key())
@@ -74,7 +76,7 @@ class KeyRing:
     async def sign_crl(self, key: str, tbs: bytes) -> bytes:
         issuer = self._issuer(key)
         if len(tbs) > _LONG_CRL:
-            await asyncio.get_running_loop().run_in_executor(self._executor, issuer.limits.check_crl, tbs)
+            await asyncio.get_running_loop().run_in_executor(self._executors[KeyUse.ISSUER], issuer.limits.check_crl, tbs)
         else:
             issuer.limits.check_crl(tbs)
         return await issuer.backend.sign(tbs, issuer.limits.algorithm.hash)
@@ -100,7 +102,8 @@ class KeyRing:
     async def close(self) -> None:
         for token in self._tokens:
             await token.close()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in self._executors.values():
+            executor.shutdown(wait=False, cancel_futures=True)
 
     def reload(self) -> None:
         """Tokens whose PIN was refused are tried again."""
@@ -144,7 +147,9 @@ async def open_keys(configs: Collection[KeyConfig], *, log: Log) -> KeyRing:
     """Loads every key. Raises ConfigurationError for what waiting does not mend; tokens that are away are waited for."""
     limits = {config.name: _limits(config) for config in configs}
     issuers = {found.spki: name for name, found in limits.items() if found is not None}
-    executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="keys")
+    # Strangers can make an RA key work (every SCEP message is decrypted before it is known whose it is): the queue before it is
+    # its own, so that no flood of theirs holds up a certificate.
+    executors = {use: ThreadPoolExecutor(max_workers=2, thread_name_prefix=f"{use.value}-keys") for use in KeyUse}
     modules: dict[Path, Module] = {}
     tokens: dict[tuple[Path, str], Token] = {}
     keys: dict[str, ServedKey] = {}
@@ -153,7 +158,7 @@ async def open_keys(configs: Collection[KeyConfig], *, log: Log) -> KeyRing:
         accept = partial(_accept, config.name, within, issuers)
         match config.source:
             case SoftwareKey() as source:
-                backend: KeyBackend = _open_file(source, executor)
+                backend: KeyBackend = _open_file(source, executors[config.use])
                 accept(await backend.public_key())
             case Pkcs11Key() as source:
                 module = modules.setdefault(source.module, Module(source.module))
@@ -166,7 +171,7 @@ async def open_keys(configs: Collection[KeyConfig], *, log: Log) -> KeyRing:
         keys[config.name] = RaKey(backend) if within is None else IssuerKey(backend, within)
     for token in tokens.values():
         await token.open()
-    return KeyRing(keys=keys, tokens=tokens.values(), executor=executor)
+    return KeyRing(keys=keys, tokens=tokens.values(), executors=executors)
 
 
 def _limits(config: KeyConfig) -> Limits | None:

@@ -137,6 +137,24 @@ async def test_a_device_is_known_by_its_common_name(issuing: Issuing) -> None:
     assert len(certificate.extensions) == 7  # no subjectAltName
 
 
+async def test_a_device_that_calls_itself_a_host_needs_that_host_granted(database: Database, clock: FakeClock) -> None:
+    """`router-*` grants names of devices; `router-1.evil.example` is a name of the DNS for whoever still reads CNs."""
+    narrow = Policy(
+        "devices",
+        roles=frozenset({"tester"}),
+        allowed_profiles=frozenset({"device"}),
+        allowed_sans=("*.example.com",),
+        allowed_common_names=("router-*", "192.*"),
+    )
+    issuing = Issuing(database, clock, policies=[narrow])
+    for granted in ("router-1", "router-1.example.com"):
+        assert await issuing.issued(csr=make_csr(common_name=granted), profile="device")
+    for refused in ("router-1.evil.example", "192.0.2.1"):
+        outcome = await issuing.issuance.submit(issuing.request(csr=make_csr(common_name=refused), profile="device"))
+        assert isinstance(outcome, Rejected), refused
+        assert outcome.rejection.reason is Reason.REJECTED_IDENTIFIER
+
+
 async def test_addresses_are_certified_as_addresses(issuing: Issuing) -> None:
     identifiers = (DnsName("a.example.com"), IpAddress(ipaddress.ip_address("192.0.2.1")))
     certificate = await issuing.issued("a.example.com", identifiers=identifiers)
