@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from tests.helpers.front_doors import Account, Books, Door, Doors, Neighbourhood, Reply, Wanted, rsa_key, until
+from tests.helpers.front_doors import Account, Books, Door, Doors, Neighbourhood, Reply, until
 from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries
 from tests.helpers.server import Server
+from tests.helpers.wanted import Wanted, rsa_key
 
 SWEPT = 75.0  # seconds: lease, sweep, and a slow machine
 PUBLISHED = 60.0

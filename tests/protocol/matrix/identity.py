@@ -1,0 +1,195 @@
+"""Who asks: every credential in every wrong state, and in every wrong place."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from pki.strict import base64url
+from tests.helpers.acme_client import AccountKey, make_jws, to_json
+from tests.helpers.front_doors import Door, Reply, Secrets, basic
+from tests.helpers.wanted import (
+    Wanted,
+    pem_csr,
+)
+from tests.protocol.matrix.cells import (
+    Attempt,
+    Impossible,
+    Refused,
+    Row,
+    everywhere,
+)
+from tests.protocol.matrix.site import BRIEF, GUARDED, MISFIT, ORPHAN, Site
+
+
+def unsigned(site: Site, headers: Mapping[str, str]) -> Reply:
+    """A finalize whose JWS nobody signed, or no JWS at all: what HTTP headers say counts for nothing in ACME."""
+    order = site.account.ready("host.example.test")
+    payload = {"csr": base64url(Wanted().csr())}
+    url = order.json["finalize"]
+    bare = site.account.send(url, to_json(payload), headers)
+    assert bare.status == 400
+    jws = make_jws(site.account.key, site.account.header(url), to_json(payload))
+    return site.account.send(url, to_json({**jws, "signature": ""}), headers)
+
+
+def anonymous(site: Site, door: Door) -> Reply:
+    if door is Door.ACME:
+        return unsigned(site, {})
+    return site.doors.ask(door, Wanted(), replace(site.own, api_key=None, est=None, challenge=None))
+
+
+def stranger(site: Site, door: Door) -> Reply:
+    """Credentials of the right form that nobody has."""
+    if door is Door.ACME:
+        order = site.account.ready("host.example.test")
+        return site.account.post(order.json["finalize"], {"csr": base64url(Wanted().csr())}, by=AccountKey())
+    key = f"cw_{os.urandom(8).hex()}_{'A' * 43}"
+    return site.doors.ask(door, Wanted(), replace(site.own, api_key=key, est=("device", "wrong"), challenge="wrong"))
+
+
+def wrong_secret_of_a_known_id(site: Site, door: Door) -> Reply:
+    own = site.own
+    assert own.api_key is not None
+    assert own.est is not None
+    assert own.challenge is not None
+    key = own.api_key[:-1] + ("A" if own.api_key[-1] != "A" else "B")
+    return site.doors.ask(
+        door, Wanted(), replace(own, api_key=key, est=(own.est[0], own.est[1] + "x"), challenge=own.challenge[:-1])
+    )
+
+
+def with_secret(of: Callable[[Secrets], str | None]) -> Attempt:
+    """One protocol's right secret at another's door."""
+
+    def attempt(site: Site, door: Door) -> Reply:
+        secret = of(site.own)
+        assert secret is not None
+        if door is Door.ACME:
+            return unsigned(site, {"X-API-Key": secret, "Authorization": f"Bearer {secret}"})
+        assert site.own.est is not None
+        return site.doors.ask(
+            door, Wanted(), replace(site.own, api_key=secret, est=(site.own.est[0], secret), challenge=secret)
+        )
+
+    return attempt
+
+
+def basic_at_rest(site: Site, _: Door) -> Reply:
+    assert site.own.est is not None
+    return site.doors.rest(pem_csr(Wanted().csr()).encode(), None, content_type="text/plain", **basic(*site.own.est))
+
+
+def bearer_at_est(site: Site, _: Door) -> Reply:
+    return site.doors.simple_enroll(Wanted().csr(), None, Authorization=f"Bearer {site.own.api_key}")
+
+
+def key_at_est(site: Site, _: Door) -> Reply:
+    headers = {"X-API-Key": site.own.api_key or ""}
+    return site.doors.simple_enroll(Wanted().csr(), None, **headers)
+
+
+def as_person(name: str) -> Attempt:
+    return lambda site, door: site.doors.ask(door, Wanted(), site.people[name])
+
+
+def deactivated(site: Site) -> Reply:
+    account = site.doors.account().register()
+    order = account.ready("host.example.test")
+    assert account.post(account.kid, {"status": "deactivated"}).status == 200
+    return account.finalize(order, Wanted().csr())
+
+
+def at_another_endpoint(site: Site, door: Door) -> Reply:
+    if door is not Door.ACME:
+        return site.doors.ask(door, Wanted(), site.branch)
+    order = site.account.ready("host.example.test")
+    return site.account.post(order.json["finalize"], {"csr": base64url(Wanted().csr())}, kid=site.branch.account.kid)
+
+
+def without_tls(site: Site, door: Door) -> Reply:
+    doors, csr = site.doors, Wanted().csr()
+    assert site.own.est is not None
+    assert site.own.api_key is not None
+    match door:
+        case Door.EST:
+            headers = {"Content-Type": "application/pkcs10", **basic(*site.own.est)}
+            return doors.http.send("POST", "/.well-known/est/simpleenroll", base64.b64encode(csr), headers)
+        case _:
+            return doors.http.send("POST", "/api/v1/certificates", pem_csr(csr).encode(), {"X-API-Key": site.own.api_key})
+
+
+IDENTITY: dict[str, Row] = {
+    "no credentials": everywhere(
+        anonymous,
+        "unauthenticated|challenge password is missing|challengePassword|challenge",
+        acme=Refused(anonymous, "signature|JWS"),
+    ),
+    "unknown credentials": everywhere(stranger, "unauthenticated|not valid", acme=Refused(stranger, "signature")),
+    "a known id with a wrong secret": everywhere(
+        wrong_secret_of_a_known_id, "unauthenticated|not valid", acme=Impossible("an account's secret is its key: see above")
+    ),
+    "an API key as secret": everywhere(
+        with_secret(lambda own: own.api_key), "unauthenticated|not valid|signature", rest=Impossible("that is what it is for")
+    ),
+    "an EST password as secret": everywhere(
+        with_secret(lambda own: own.est[1] if own.est else None),
+        "unauthenticated|not valid|signature",
+        est=Impossible("that is what it is for"),
+    ),
+    "a SCEP challenge as secret": everywhere(
+        with_secret(lambda own: own.challenge), "unauthenticated|not valid|signature", scep=Impossible("that is what it is for")
+    ),
+    "an EST user by HTTP Basic where an API key belongs": everywhere(
+        basic_at_rest,
+        "unauthenticated",
+        acme=Impossible("tried with every secret above"),
+        est=Impossible("that is what it is for"),
+        scep=Impossible("SCEP looks at no header"),
+    ),
+    "an API key as bearer token where a password belongs": everywhere(
+        bearer_at_est,
+        "unauthenticated",
+        acme=Impossible("tried with every secret above"),
+        scep=Impossible("SCEP looks at no header"),
+        rest=Impossible("that is what it is for"),
+    ),
+    "an API key in its own header where a password belongs": everywhere(
+        key_at_est,
+        "unauthenticated",
+        acme=Impossible("tried with every secret above"),
+        scep=Impossible("SCEP looks at no header"),
+        rest=Impossible("that is what it is for"),
+    ),
+    "credentials of another endpoint": everywhere(
+        at_another_endpoint,
+        "unauthenticated|not valid",
+        acme=Refused(at_another_endpoint, "accountDoesNotExist"),
+        rest=Impossible("REST has one endpoint"),
+    ),
+    "credentials that were ended": everywhere(
+        lambda site, door: site.doors.ask(door, Wanted(), site.ended),
+        "unauthenticated|not valid",
+        acme=Refused(lambda site, _: deactivated(site), "unauthorized: the account is deactivated"),
+    ),
+    "credentials past their time": everywhere(
+        lambda site, door: site.doors.ask(door, Wanted(), replace(site.own, api_key=site.expired_key)),
+        "unauthenticated",
+        acme=Impossible("accounts do not expire; orders and authorizations do, which takes a moved clock: test_acme_wire.py"),
+        est=Impossible("no command gives an EST user an end"),
+        scep=Impossible("no command gives a challenge an end"),
+    ),
+    "a role that no policy names": everywhere(as_person(ORPHAN), "no policy grants anything"),
+    "a profile that the role is not granted": everywhere(as_person(MISFIT), "no policy grants profile short-lived"),
+    "a validity that the role is not granted": everywhere(as_person(BRIEF), "may be valid for at most 1 days"),
+    "a policy that asks for an approval": everywhere(as_person(GUARDED), "approv"),
+    "the right credentials without TLS": everywhere(
+        without_tls,
+        "https only",
+        acme=Impossible("the listener has no ACME: test_bad_input.py"),
+        scep=Impossible("SCEP's messages protect themselves; it is made for plain HTTP"),
+        rest=Impossible("the listener has no REST: test_bad_input.py"),
+    ),
+}

@@ -1,0 +1,90 @@
+"""With which key, and with which proof of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pki.strict import base64url
+from tests.helpers.acme_client import make_jws, to_json
+from tests.helpers.front_doors import Door, Reply
+from tests.helpers.wanted import (
+    Wanted,
+    close_primes_key,
+    ec_key,
+    roca_key,
+    rsa_key,
+)
+from tests.protocol.matrix.cells import (
+    Impossible,
+    Refused,
+    Row,
+    asking,
+    everywhere,
+)
+from tests.protocol.matrix.site import Site
+
+
+def compromised(site: Site, door: Door) -> Reply:
+    """A certificate was made for the key and revoked as compromised."""
+    wanted = Wanted(key=partial(rsa_key, "compromised"))
+    if "blocked" not in site.accounts:
+        site.accounts["blocked"] = site.account
+        issued = site.doors.ask(Door.REST_PEM, wanted)
+        path = f"/api/v1/certificates/{issued.json['serial']}/revoke"
+        body = to_json({"reason": "keyCompromise"})
+        headers = {"X-API-Key": site.own.api_key or "", "Content-Type": "application/json"}
+        assert site.doors.https.send("POST", path, body, headers).status == 200
+        site.watch.begin()
+    return site.doors.ask(door, replace(wanted, names=("other.example.test",)))
+
+
+def foreign_request(site: Site, door: Door) -> Reply:
+    """SCEP: a message signed by one key with a request of another inside (what an eavesdropper could send)."""
+    message = site.doors.pkcs_req(Wanted(), challenge=site.own.challenge)
+    message.key, message.signer = rsa_key("eavesdropper"), None
+    return site.doors.pki_operation(message.encode(), get=door is Door.SCEP_GET)
+
+
+def broken_message(site: Site, door: Door) -> Reply:
+    message = site.doors.pkcs_req(Wanted(), challenge=site.own.challenge, signature=bytes(256))
+    return site.doors.pki_operation(message.encode(), get=door is Door.SCEP_GET)
+
+
+def broken_jws(site: Site, _: Door) -> Reply:
+    order = site.account.ready("host.example.test")
+    url = order.json["finalize"]
+    jws = make_jws(site.account.key, site.account.header(url), to_json({"csr": base64url(Wanted().csr())}))
+    return site.account.send(
+        url,
+        to_json({**jws, "payload": base64url(to_json({"csr": base64url(Wanted(key=partial(rsa_key, "eavesdropper")).csr())}))}),
+    )
+
+
+NO_MESSAGE = Impossible("there is no signed message around the request")
+WEAK_MESSAGE = "RSA key|too short|key"
+
+KEYS: dict[str, Row] = {
+    "a signature with a wrong bit": asking(Wanted(broken=True), "signature is not by the key"),
+    "a signature by another key": asking(Wanted(signed_by=partial(rsa_key, "eavesdropper")), "signature is not by the key"),
+    "a message whose own signature is wrong": everywhere(
+        broken_message, "signature", acme=Refused(broken_jws, "signature"), est=NO_MESSAGE, rest=NO_MESSAGE
+    ),
+    "another's request in one's own message": everywhere(
+        foreign_request,
+        "decrypt|read|signer",
+        acme=Impossible("an account may well ask for another key than its own: it has to"),
+        est=NO_MESSAGE,
+        rest=NO_MESSAGE,
+    ),
+    "SHA-1": asking(Wanted(digest="sha1"), "SHA1, which is not accepted"),
+    "MD5": asking(Wanted(digest="md5"), "MD5, which is not accepted"),
+    "RSA with 1024 bits": asking(Wanted(key=partial(rsa_key, "short", 1024)), "1024 bits"),
+    "RSA with the exponent 3": asking(Wanted(key=partial(rsa_key, "three", 2048, 3)), "exponent"),
+    "a curve that is not NIST's": asking(Wanted(key=partial(ec_key, "koblitz", ec.SECP256K1())), "secp256k1|curve|use RSA"),
+    "close primes": asking(Wanted(key=close_primes_key), "close together"),
+    "a ROCA key": asking(Wanted(key=roca_key), "ROCA"),
+    "a key that was revoked as compromised": everywhere(compromised, "known to be compromised"),
+}

@@ -1,0 +1,150 @@
+"""A server whose policies grant little, and people whose credentials are right, wrong, ended or of no use there."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from certwright.config import load
+from issuance.credentials import CredentialKind, Credentials
+from pki.clock import SystemClock, after
+from storage.open import open_database
+from tests.helpers.front_doors import Account, Books, Doors, Neighbourhood, Secrets, Watch
+from tests.helpers.server import Server
+
+# Somebody whose credentials are right, but whom the policies do not grant what he asks for: at every door the same people.
+ORPHAN, MISFIT, BRIEF, GUARDED = "orphan", "misfit", "brief", "guarded"
+PEOPLE = {  # name -> (role, profile for ACME and REST, profile for EST and SCEP)
+    ORPHAN: ("nobody", "tls-server", "device"),
+    MISFIT: ("operator", "short-lived", "short-lived"),
+    BRIEF: ("brief", "tls-server", "device"),
+    GUARDED: ("guarded", "tls-server", "device"),
+}
+POLICIES = """
+policies:
+  acme: {roles: [acme], allowed_profiles: [tls-server], allowed_sans: ["*.example.test"]}
+  operators:
+    roles: [operator]
+    allowed_profiles: [tls-server, tls-client]
+    allowed_sans: ["*.example.test"]
+    allowed_common_names: ["router-*"]
+  devices: {roles: [device], allowed_profiles: [device], allowed_sans: ["*.example.test"], allowed_common_names: ["router-*"]}
+  brief: {roles: [brief], allowed_profiles: [tls-server, device], allowed_sans: ["*.example.test"], max_validity: 1d}
+  guarded: {roles: [guarded], allowed_profiles: [tls-server, device], allowed_sans: ["*.example.test"], require_approval: true}
+
+endpoints:
+  acme:
+    default: {profiles: [tls-server, short-lived], challenges: [http-01]}
+    branch: {profiles: [tls-server], challenges: [http-01]}
+    ORPHAN: {profiles: [tls-server], roles: [nobody]}
+    MISFIT: {profiles: [short-lived], roles: [operator]}
+    BRIEF: {profiles: [tls-server], roles: [brief]}
+    GUARDED: {profiles: [tls-server], roles: [guarded]}
+  est:
+    default: {profile: device, authenticate: [basic]}
+    branch: {profile: device, authenticate: [basic]}
+  scep:
+    default: {profile: device, registration_authority: scep}
+    branch: {profile: device, registration_authority: scep}
+    ORPHAN: {profile: device, registration_authority: scep}
+    MISFIT: {profile: device, registration_authority: scep}
+    BRIEF: {profile: device, registration_authority: scep}
+    GUARDED: {profile: device, registration_authority: scep}
+
+"""
+
+
+def narrow(text: str) -> str:
+    """The configuration that `init` wrote, with policies that grant little, and no legacy algorithm anywhere."""
+    ours = POLICIES
+    for name in PEOPLE:
+        ours = ours.replace(name.upper(), name)
+    return re.sub(r"(?ms)^policies:.*?(?=^validation:)", lambda _: ours.lstrip(), text)
+
+
+@dataclass(slots=True)
+class Site:
+    """The server, a client at every door, and people with other credentials."""
+
+    doors: Doors
+    watch: Watch
+    people: Mapping[str, Secrets]
+    branch: Secrets  # right, at other endpoints
+    ended: Secrets  # was right once
+    expired_key: str
+    accounts: dict[str, Account] = field(default_factory=dict)
+
+    @property
+    def own(self) -> Secrets:
+        return self.doors.secrets
+
+    @property
+    def account(self) -> Account:
+        return self.own.account
+
+
+async def provision(server: Server) -> dict[str, str]:
+    """Credentials as the command line makes them: name -> secret."""
+    database = await open_database(load(server.config_file).database, migrate=False)
+    try:
+        these, clock = Credentials(database=database, clock=SystemClock()), SystemClock()
+        past = after(clock.micros(), dt.timedelta(hours=-1))
+        made: dict[str, str] = {
+            "expired": await these.create_api_key(roles=["operator"], profile="tls-server", expires_at=past)
+        }
+        for name, (role, for_servers, for_devices) in PEOPLE.items():
+            made[name] = await these.create_api_key(roles=[role], profile=for_servers, expires_at=None)
+            await these.set_est_user(endpoint="default", user=name, password=f"{name}-est", roles=[role], profile=for_devices)
+            await these.set_scep_challenge(endpoint=name, challenge=f"{name}-scep", roles=[role], profile=for_devices)
+        await these.set_est_user(endpoint="branch", user="b", password="branch-est", roles=["device"], profile="device")
+        await these.set_scep_challenge(endpoint="branch", challenge="branch-scep", roles=["device"], profile="device")
+        made["disabled"] = await these.create_api_key(roles=["operator"], profile="tls-server", expires_at=None)
+        await these.disable(CredentialKind.API_KEY, made["disabled"].split("_")[1])
+        for password in ("old-est", "new-est"):
+            await these.set_est_user(endpoint="default", user="moved", password=password, roles=["device"], profile="device")
+        for challenge in ("old-scep", "new-scep"):
+            await these.set_scep_challenge(endpoint="moved", challenge=challenge, roles=["device"], profile="device")
+        return made
+    finally:
+        await database.close()
+
+
+def with_moved(text: str) -> str:
+    """One more SCEP endpoint: its challenge is set twice."""
+    return narrow(text).replace(
+        "  scep:\n    default:", "  scep:\n    moved: {profile: device, registration_authority: scep}\n    default:"
+    )
+
+
+@contextmanager
+def opened() -> Iterator[Site]:
+    with Neighbourhood() as around:
+        server = Server(
+            resolver=around.dns.address, http01_port=around.http.port, allow_networks=["127.0.0.0/8"], edit=with_moved
+        )
+        with server:
+            made = asyncio.run(provision(server))
+            doors = Doors(server, around)
+            doors.secrets.account.register()
+            own = doors.secrets
+            people = {
+                name: replace(
+                    own,
+                    api_key=made[name],
+                    est=(name, f"{name}-est"),
+                    challenge=f"{name}-scep",
+                    scep_endpoint=name,
+                    account=doors.account(name).register(),
+                )
+                for name in PEOPLE
+            }
+            branch = replace(own, est=("b", "branch-est"), challenge="branch-scep", account=doors.account("branch").register())
+            ended = replace(
+                own, api_key=made["disabled"], est=("moved", "old-est"), challenge="old-scep", scep_endpoint="moved"
+            )
+            yield Site(doors, Watch(Books(server)), people, branch, ended, made["expired"])
+            doors.close()
