@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from acmeserver import store
 from acmeserver.problems import from_rejection
+from acmeserver.states import OrderEvent, order_move
 from issuance.request import IssuedCertificate
 from pki.clock import Micros
 from pki.reasons import Reason, Rejection
@@ -18,21 +19,27 @@ class OrderSettler:
     """Pure: it only makes steps. Register it in the pipeline for origins of the kind "acme-order"."""
 
     def began(self, origin_id: str, *, now: Micros) -> Sequence[Step]:
-        return [Step(store.BEGIN_ORDER_SQL, (origin_id, now))]
+        old, new = order_move(OrderEvent.BEGAN)
+        return [Step(store.BEGIN_ORDER_SQL, (origin_id, old.value, new.value, now))]
 
     def issued(self, origin_id: str, certificate: IssuedCertificate, *, now: Micros) -> Sequence[Step]:  # noqa: ARG002  # Settler
-        return [Step(store.ISSUED_ORDER_SQL, (origin_id, certificate.issuer, certificate.serial))]
+        return [_settle(origin_id, OrderEvent.ISSUED, issuer=certificate.issuer, serial=certificate.serial, rows=1)]
 
     def failed(self, origin_id: str, rejection: Rejection, *, now: Micros) -> Sequence[Step]:  # noqa: ARG002  # Settler
-        error = store.to_json(from_rejection(rejection).json())
-        return [Step(store.FAILED_ORDER_SQL, (origin_id, error), rows=None)]
+        return [_settle(origin_id, OrderEvent.FAILED, error=store.to_json(from_rejection(rejection).json()))]
 
     def released(self, origin_id: str, *, now: Micros) -> Sequence[Step]:  # noqa: ARG002  # Settler
-        """Nothing was signed: the order is ready again, and the client may finalize it once more."""
-        return [Step(store.RELEASED_ORDER_SQL, (origin_id,), rows=None)]
+        return [_settle(origin_id, OrderEvent.RELEASED)]
 
     def not_begun(self) -> Rejection:
         return Rejection(
             Reason.CONFLICT,
             "the order is not ready: it was finalized already, or an authorization or the account is not valid any more",
         )
+
+
+def _settle(
+    order_id: str, event: OrderEvent, *, error: str = "", issuer: str = "", serial: str = "", rows: int | None = None
+) -> Step:
+    old, new = order_move(event)
+    return Step(store.SETTLE_ORDER_SQL, (order_id, old.value, new.value, error, issuer, serial), rows)

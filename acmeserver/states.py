@@ -32,6 +32,7 @@ class OrderEvent(enum.Enum):
     BEGAN = "began"  # finalize won its compare-and-set
     ISSUED = "issued"
     FAILED = "failed"
+    RELEASED = "released"  # the signer was away: the client may finalize again
 
 
 class OrderStatus(enum.Enum):
@@ -80,7 +81,7 @@ _O, _A = StoredOrder, StoredAuthorization
 ORDER_TRANSITIONS: Mapping[StoredOrder, Mapping[OrderEvent, StoredOrder]] = MappingProxyType(
     {
         _O.OPEN: {OrderEvent.BEGAN: _O.PROCESSING},
-        _O.PROCESSING: {OrderEvent.ISSUED: _O.VALID, OrderEvent.FAILED: _O.INVALID},
+        _O.PROCESSING: {OrderEvent.ISSUED: _O.VALID, OrderEvent.FAILED: _O.INVALID, OrderEvent.RELEASED: _O.OPEN},
         _O.VALID: {},
         _O.INVALID: {},
     }
@@ -102,6 +103,12 @@ AUTHORIZATION_TRANSITIONS: Mapping[StoredAuthorization, Mapping[AuthorizationEve
         _A.REVOKED: {},
     }
 )
+
+
+def order_move(event: OrderEvent) -> tuple[StoredOrder, StoredOrder]:
+    """From where to where an event takes an order: the two sides of its compare-and-set."""
+    ((old, new),) = [(old, moves[event]) for old, moves in ORDER_TRANSITIONS.items() if event in moves]
+    return old, new
 
 
 def authorization_status(stored: StoredAuthorization, *, expires_at: Micros, now: Micros) -> AuthorizationStatus:

@@ -70,15 +70,13 @@ INSERT_LINK_SQL = "INSERT INTO acme_order_authorization (order_id, authorization
 
 # Finalize's compare-and-set. Of two finalizes one wins; a deactivated account or authorization, or one past its time, cannot.
 BEGIN_ORDER_SQL = (
-    "UPDATE acme_order SET status = 'processing' WHERE id = $1 AND status = 'open' AND expires_at > $2 "
+    "UPDATE acme_order SET status = $3 WHERE id = $1 AND status = $2 AND expires_at > $4 "
     "AND EXISTS (SELECT 1 FROM acme_account a WHERE a.id = acme_order.account_id AND a.status = 'valid') "
     "AND EXISTS (SELECT 1 FROM acme_order_authorization oa WHERE oa.order_id = acme_order.id) "
     "AND NOT EXISTS (SELECT 1 FROM acme_order_authorization oa JOIN acme_authorization z ON z.id = oa.authorization_id "
-    "WHERE oa.order_id = acme_order.id AND (z.status <> 'valid' OR z.expires_at <= $2))"
+    "WHERE oa.order_id = acme_order.id AND (z.status <> 'valid' OR z.expires_at <= $4))"
 )
-ISSUED_ORDER_SQL = "UPDATE acme_order SET status = 'valid', issuer = $2, serial = $3 WHERE id = $1 AND status = 'processing'"
-RELEASED_ORDER_SQL = "UPDATE acme_order SET status = 'open' WHERE id = $1 AND status = 'processing'"
-FAILED_ORDER_SQL = "UPDATE acme_order SET status = 'invalid', error = $2 WHERE id = $1 AND status = 'processing'"
+SETTLE_ORDER_SQL = "UPDATE acme_order SET status = $3, error = $4, issuer = $5, serial = $6 WHERE id = $1 AND status = $2"
 
 AUTHORIZATION_SQL = (
     f"SELECT a.status AS account_status, a.thumbprint AS account_thumbprint, {_AUTHORIZATION} "  # noqa: S608  # constants only

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from certwright import authority, init, output
 from certwright.cli import Output
@@ -26,7 +25,8 @@ from pki.identifiers import DnsName, Identifier, IpAddress, shown
 from pki.reasons import Reason, Rejection, RevocationReason
 from policy.principal import Principal, PrincipalKind
 from signer.api import SoftwareKey
-from signer.secretfile import read_phrase, read_secret
+from signer.secretfile import read_phrase
+from signer.software import load_key
 from storage.database import Database
 from storage.open import open_database
 
@@ -295,11 +295,7 @@ def _authority(config: Config, name: str) -> authority.Authority:
     source = next(key.source for key in config.keys if key.name == name)
     if not isinstance(source, SoftwareKey):
         raise Refused(f"the key of {name} is in a token; make the certificate with the token's own tools")
-    key = load_pem_private_key(
-        read_secret(source.file), read_phrase(source.passphrase_file) if source.passphrase_file else None
-    )
-    if not isinstance(key, authority.PrivateKey):
-        raise Refused(f"the key of {name} is of no kind that certwright init makes")
+    key = load_key(source.file, read_phrase(source.passphrase_file) if source.passphrase_file else None)
     return authority.Authority(x509.load_der_x509_certificate(config.issuers[name].certificate), key)
 
 

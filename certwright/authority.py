@@ -12,13 +12,11 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from pki.identifiers import DnsName, Identifier, IpAddress
-
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+from signer.software import KeyKind, PrivateKey, encrypt_key, generate_key
 
 ROOT_LIFE = timedelta(days=3650)
 ISSUER_LIFE = timedelta(days=1826)
@@ -38,17 +36,11 @@ class Authority:
         return self.certificate.public_bytes(Encoding.PEM)
 
 
-def ec_key() -> PrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def rsa_key(bits: int = 2048) -> PrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
-
-
 def key_pem(key: PrivateKey, passphrase: bytes | None) -> bytes:
-    encryption = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+    """PKCS#8. Without a passphrase for the server's TLS key alone, which has to be there when nobody is."""
+    if passphrase is None:
+        return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return encrypt_key(key, passphrase)
 
 
 def make_root(common_name: str, *, now: datetime) -> Authority:
@@ -56,7 +48,7 @@ def make_root(common_name: str, *, now: datetime) -> Authority:
 
     scepclient even encrypts to every certificate that it is shown, and does not survive a key that is not RSA.
     """
-    key = rsa_key(3072)
+    key = generate_key(KeyKind.RSA_3072)
     name = _name(common_name)
     builder = _builder(name, name, key, now=now, not_after=now + ROOT_LIFE)
     builder = _with_ca_extensions(builder, key, path_length=None)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from certwright.errors import BindError, InitError, Refused
 from certwright.yaml_positions import ConfigError
 from pki.reasons import Rejection, Unavailable
+from signer.configuration import ConfigurationError
 from storage.schema import SchemaError
 from storage.url import DatabaseUrlError
 
@@ -25,7 +26,7 @@ def run(command: Callable[[], int]) -> int:
         return _say("\n".join(said), REFUSED)
     except (InitError, Refused) as error:
         return _say(str(error), REFUSED)
-    except (SchemaError, DatabaseUrlError) as error:
+    except (SchemaError, DatabaseUrlError, ConfigurationError) as error:
         return _say(str(error), BAD_CONFIG)
     except Unavailable as outage:
         return _say(f"not available now: {outage.what}", AWAY)

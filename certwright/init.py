@@ -32,6 +32,7 @@ from issuance.credentials import Credentials, generate_secret
 from pki.clock import Clock, to_datetime
 from pki.identifiers import Identifier, parse_dns, parse_ip
 from pki.reasons import Rejection
+from signer.software import KeyKind, generate_key
 from storage.open import open_database
 
 EST_USER = "device"
@@ -158,9 +159,9 @@ def _write_authorities(directory: Path, http_url: str, names: Sequence[Identifie
     """Keys and certificates. The root's key has a passphrase of its own, so that both can leave the machine together."""
     tag = secrets.token_hex(2)  # tells the CAs of two trials apart in a trust store
     root = authority.make_root(f"Certwright Root CA {tag}", now=now)
-    issuing = authority.make_issuer(f"Certwright Issuing CA {tag}", authority.ec_key(), root=root, now=now)
-    devices = authority.make_issuer(f"Certwright Device CA {tag}", authority.rsa_key(), root=root, now=now)
-    ra_key = authority.rsa_key()
+    issuing = authority.make_issuer(f"Certwright Issuing CA {tag}", generate_key(KeyKind.EC_P256), root=root, now=now)
+    devices = authority.make_issuer(f"Certwright Device CA {tag}", generate_key(KeyKind.RSA_2048), root=root, now=now)
+    ra_key = generate_key(KeyKind.RSA_2048)
     ra = authority.make_registration_authority(f"Certwright SCEP RA {tag}", ra_key, issuer=devices, now=now)
 
     ca = directory / "ca"
@@ -188,7 +189,7 @@ def write_server_certificate(
     now: datetime,
 ) -> None:
     """`server.pem` (leaf, then its issuer) and `server.key`. Each is replaced as a whole."""
-    key = authority.ec_key()
+    key = generate_key(KeyKind.EC_P256)
     leaf = authority.make_server(key, names=names, issuer=issuing, issuer_name=issuer_name, http_url=http_url, now=now)
     directory.mkdir(mode=0o700, exist_ok=True)
     _write(directory / "server.key", authority.key_pem(key, None), 0o600)
