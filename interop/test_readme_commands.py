@@ -1,4 +1,4 @@
-"""The newcomer's way: `certwright up`, then the command lines that it prints, pasted into another terminal as they are."""
+"""The newcomer's way: `certwright up`, then the command lines that it prints, and the README's, pasted as they are."""
 
 from __future__ import annotations
 
@@ -94,6 +94,26 @@ def test_each_line_of_client_config_works_as_it_is(
 ) -> None:
     line = certwright("client-config", client, "--config", first_time.config).stdout.strip()
     check(first_time, home, program, line, purpose)
+
+
+README = Path(__file__).parent.parent / "README.md"
+CLIENTS = dict(re.findall(r"^(\*\*[^\n]+)\n```\n(.+?)```$", README.read_text(), re.MULTILINE | re.DOTALL))
+PROGRAMS = ("certbot", "lego", "pki", "scepclient", "curl")
+
+
+@pytest.mark.parametrize("title", CLIENTS)
+def test_each_line_of_the_readme_works_as_it_is(first_time: FirstTime, home: Path, title: str) -> None:
+    """In a shell that has read bootstrap.env; only the http-01 port is another one here."""
+    script = CLIENTS[title].replace("5002", str(first_time.site.http01_port))
+    program = next(name for name in PROGRAMS if re.search(rf"^(?:\w+=\S+ )?{name}\b", script, re.MULTILINE))
+    script = f'set -a; . "{first_time.config.parent}/bootstrap.env"; set +a\n{script}'
+    check(
+        first_time, home, program, script, "sslserver" if title.startswith(("**certbot", "**lego", "**REST")) else "sslclient"
+    )
+
+
+def test_the_readme_has_a_line_for_every_kind_of_client() -> None:
+    assert [re.sub(r"\W.*", "", title.strip("*")) for title in CLIENTS] == ["certbot", "lego", "EST", "EST", "SCEP", "REST"]
 
 
 def test_up_prints_the_fingerprint_of_the_root_and_every_url(first_time: FirstTime, home: Path) -> None:

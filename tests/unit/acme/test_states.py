@@ -11,11 +11,13 @@ from acmeserver.states import (
     ORDER_TRANSITIONS,
     AuthorizationStatus,
     ChallengeStatus,
+    OrderEvent,
     OrderStatus,
     StoredAuthorization,
     StoredOrder,
     authorization_status,
     challenge_status,
+    order_move,
     order_status,
 )
 from pki.clock import Micros
@@ -84,3 +86,10 @@ def test_only_the_challenge_that_was_attempted_shows_the_result() -> None:
     assert challenge_status(StoredAuthorization.VALID, chosen=True, in_flight=False) is ChallengeStatus.VALID
     assert challenge_status(StoredAuthorization.INVALID, chosen=True, in_flight=False) is ChallengeStatus.INVALID
     assert challenge_status(StoredAuthorization.PENDING, chosen=False, in_flight=True) is ChallengeStatus.PROCESSING
+
+
+@pytest.mark.parametrize("event", OrderEvent)
+def test_every_event_takes_an_order_from_one_state_to_one(event: OrderEvent) -> None:
+    """The SQL's compare-and-set is made of these two."""
+    old, new = order_move(event)
+    assert ORDER_TRANSITIONS[old][event] is new
