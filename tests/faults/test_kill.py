@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from tests.helpers.front_doors import Account, Books, Door, Doors, Neighbourhood, Reply, until
+from tests.helpers.front_doors import Account, Books, Door, Doors, Neighbourhood, Reply, freeze, until
 from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries
 from tests.helpers.server import Server
 from tests.helpers.wanted import Wanted, rsa_key
@@ -51,17 +51,6 @@ class Story:
 
 
 # ---------------------------------------------------------------------- from outside
-
-
-def stop(pid: int) -> None:
-    """Every thread of it."""
-    os.kill(pid, signal.SIGSTOP)
-    until(lambda: all(state == "T" for state in _states(pid)), f"process {pid} to stop")
-
-
-def _states(pid: int) -> list[str]:
-    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
-    return [stat.rpartition(")")[2].split()[0] for stat in stats]
 
 
 def worker_of(server: Server, local_port: int) -> int:
@@ -98,7 +87,7 @@ class Lived:
 
     def caught(self, order: Reply, account: Account, csr: bytes) -> tuple[str, Future[Reply]]:
         """Finalize, with the signer stopped: the serial of the intent, and the client that waits."""
-        stop(self.signer)
+        freeze(self.signer)
         answer = self._threads.submit(account.finalize, order, csr)
         sql = "SELECT serial FROM issuance WHERE state = 'issuing' AND origin_id = '{}'"
         place = sql.format(order.headers["Location"].rpartition("/")[2])
@@ -124,7 +113,7 @@ class Lived:
     def kill_everything(self) -> None:
         """At one instant: nobody sees another one die."""
         children = self.server.children()
-        stop(self.server.pid)
+        freeze(self.server.pid)
         for pid in (*children["worker"], *children["signer"]):
             os.kill(pid, signal.SIGKILL)
         self.server.kill()

@@ -17,7 +17,9 @@ import email.message
 import enum
 import http.client
 import itertools
+import os
 import select
+import signal
 import socket
 import sqlite3
 import ssl
@@ -544,3 +546,14 @@ def until(true: Callable[[], bool], what: str, *, seconds: float = PATIENCE) -> 
     while not true():
         assert time.monotonic() < deadline, f"waited in vain for: {what}"
         time.sleep(0.02)
+
+
+def freeze(pid: int) -> None:
+    """Every thread of it, until SIGCONT."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def states() -> list[str]:
+        stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+        return [stat.rpartition(")")[2].split()[0] for stat in stats]
+
+    until(lambda: set(states()) == {"T"}, f"process {pid} to stop")
