@@ -150,7 +150,8 @@ def converse(connection: socket.socket, *parts: bytes, end: bool = True) -> byte
     with contextlib.suppress(ConnectionError, ssl.SSLError):
         for part in parts:
             connection.sendall(part)
-        if end:
+    if end:
+        with contextlib.suppress(OSError):  # it is not connected any more
             connection.shutdown(socket.SHUT_WR)
     with contextlib.suppress(ConnectionError, ssl.SSLError):
         while chunk := connection.recv(65536):
