@@ -29,7 +29,7 @@ from issuance.request import (
     ScepChallenge,
     Settler,
 )
-from issuance.revocation import precaution_step
+from issuance.revocation import precaution_steps
 from pki.certificate import assemble, verify_signature
 from pki.clock import Clock, Micros, after, to_datetime, to_micros
 from pki.identifiers import DnsName, Identifier
@@ -260,7 +260,7 @@ class Pipeline:
         try:
             await self._database.write(
                 ledger.abandoned_step(intent.id, now),
-                precaution_step(intent.plan.issuer, intent.serial_hex, not_after, now),
+                *precaution_steps(intent.plan.issuer, intent.serial_hex, not_after, now),
                 self._audit(audit.Event.ISSUE_ABANDONED, intent, now, {"why": "signer"}),
                 *settled,
             )

@@ -58,9 +58,14 @@ def job_key(issuer: str) -> str:
     return f"crl/{issuer}"
 
 
-def precaution_step(issuer: str, serial: str, not_after: Micros, now: Micros) -> Step:
+def precaution_steps(issuer: str, serial: str, not_after: Micros, now: Micros) -> Sequence[Step]:
     """For a serial that may have been signed without our learning of it."""
-    return Step(PRECAUTION_INSERT_SQL, (issuer, serial, now, not_after), rows=None)
+    return Step(PRECAUTION_INSERT_SQL, (issuer, serial, now, not_after), rows=None), _hurry_step(issuer, now)
+
+
+def _hurry_step(issuer: str, now: Micros) -> Step:
+    """The next CRL now, and not at the publisher's next look."""
+    return Step(HURRY_SQL, (job_key(issuer), now), rows=None)
 
 
 def revoke_steps(
@@ -79,7 +84,7 @@ def revoke_steps(
             subject=f"certificate:{certificate.issuer}/{certificate.serial}",
             detail={"reason": reason.name.lower(), "names": record.names},
         ),
-        Step(HURRY_SQL, (job_key(certificate.issuer), now), rows=None),
+        _hurry_step(certificate.issuer, now),
     ]
     if reason is RevocationReason.KEY_COMPROMISE:
         steps.append(_block_key_step(record, now))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from issuance import audit, ledger
 from issuance.request import Settler
-from issuance.revocation import precaution_step
+from issuance.revocation import precaution_steps
 from pki.clock import Clock, Micros
 from pki.reasons import Reason, Rejection
 from storage.database import Conflict, Database, Step
@@ -44,7 +44,7 @@ class Sweeper:
             settled = self._settlers[overdue.origin.kind].failed(overdue.origin.id, rejection, now=now)
         return (
             ledger.abandoned_step(overdue.id, now),
-            precaution_step(overdue.issuer, overdue.serial, overdue.not_after, now),
+            *precaution_steps(overdue.issuer, overdue.serial, overdue.not_after, now),
             audit.record(
                 audit.Event.ISSUE_ABANDONED,
                 record_id=self._new_id(),

@@ -20,7 +20,7 @@ from issuance.service import CertificateRecord
 from pki.certificate import pem
 from pki.clock import Micros, rfc3339, to_micros
 from pki.csr import unwrap_csr
-from pki.identifiers import Identifier, parse_dns, parse_ip, shown
+from pki.identifiers import shown
 from pki.reasons import SUBSCRIBER_REASONS, Reason, Rejection, RevocationReason
 from pki.strict import StrictError, parse_json
 
@@ -223,20 +223,6 @@ def parse_reason(given: int | str) -> RevocationReason:
 
 def _squeezed(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
-
-
-def wanted_identifiers(identifiers: tuple[Identifier, ...], common_name: str | None) -> tuple[Identifier, ...]:
-    """The SANs; without any, the CN when it is a full host name or an address: `openssl req -subj` writes no SAN."""
-    if identifiers or common_name is None:
-        return identifiers
-    for parse in (parse_ip, parse_dns):
-        try:
-            identifier: Identifier = parse(common_name)
-        except Rejection:
-            continue
-        if "." in str(identifier) or ":" in str(identifier):  # a bare word is a device's name
-            return (identifier,)
-    return ()
 
 
 def parse_serial(text: str) -> str:

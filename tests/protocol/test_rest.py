@@ -16,7 +16,6 @@ from est.http import EstServer
 from issuance.credentials import Credentials
 from issuance.request import ApiKey, Channel, Pending, Rejected
 from issuance.service import Issuance
-from pki.identifiers import parse_dns
 from pki.reasons import Reason, Rejection, RevocationReason, Unavailable
 from policy.principal import PrincipalKind
 from rest.http import MAX_BODY, RestServer, routes
@@ -123,11 +122,6 @@ async def test_a_csr_as_the_body_may_name_its_profile_in_the_query(client: Clien
     body = der_of(make_csr("www.example.com"))
     assert (await client.post(f"{CERTIFICATES}?profile=tls-server", data=body, headers=BOB)).status == 201
     assert issuance.requests[0].profile == "tls-server"
-
-
-async def test_a_request_with_a_host_as_cn_and_no_san_is_for_that_host(client: Client, issuance: SimulatedIssuance) -> None:
-    await client.post(CERTIFICATES, data=der_of(make_csr(common_name="www.example.com")), headers=ALICE)
-    assert issuance.requests[0].identifiers == (parse_dns("www.example.com"),)
 
 
 async def test_whoever_prefers_pem_gets_a_file_that_servers_read(client: Client, issuance: SimulatedIssuance) -> None:

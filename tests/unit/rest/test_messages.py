@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from pki.clock import Micros
 from pki.csr import parse_csr
-from pki.identifiers import Identifier, parse_dns, parse_ip
 from pki.reasons import SUBSCRIBER_REASONS, Reason, Rejection, RevocationReason
 from rest import messages
 from rest.messages import parse_object
@@ -178,23 +177,6 @@ def test_every_reason_of_the_subscriber_is_taken_by_name_and_number() -> None:
 
 
 # ---------------------------------------------------------------- names, serials, queries
-
-
-@pytest.mark.parametrize(
-    ("identifiers", "common_name", "wanted"),
-    [
-        ((parse_dns("a.example"),), "b.example", (parse_dns("a.example"),)),
-        ((), "www.example.com", (parse_dns("www.example.com"),)),
-        ((), "192.0.2.1", (parse_ip("192.0.2.1"),)),
-        ((), "router7", ()),  # a device's own name, not a host's
-        ((), "Jane Doe", ()),
-        ((), None, ()),
-    ],
-)
-def test_the_common_name_stands_in_for_missing_sans_if_it_is_a_host(
-    identifiers: tuple[Identifier, ...], common_name: str | None, wanted: tuple[Identifier, ...]
-) -> None:
-    assert messages.wanted_identifiers(identifiers, common_name) == wanted
 
 
 @pytest.mark.parametrize(
