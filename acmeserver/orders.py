@@ -122,10 +122,10 @@ class Orders:
         row = check_account(await self._database.fetch_one(store.CERTIFICATE_SQL, *args), acting)
         if row["serial"] is None:
             raise not_found("certificate")
-        record = await self._issuance.certificate(row["serial"], issuer=row["issuer"])
-        if record is None:
+        chain = await self._issuance.chain(issuer=row["issuer"], serial=row["serial"])
+        if chain is None:
             raise not_found("certificate")
-        return self._issuance.chain_pem(record.certificate)
+        return chain
 
     def _not_ready(self, order_id: str, why: str) -> Problem:
         """§7.4: 403 orderNotReady, and where to look; clients then poll the order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from issuance.request import IssuanceRequest, IssuedCertificate, Outcome
+from issuance.request import IssuanceRequest, Outcome
 from issuance.service import CertificateRecord
 from pki.identifiers import Identifier
 from pki.reasons import RevocationReason
@@ -24,7 +24,7 @@ class IssuanceDoor(Protocol):
 
     async def certificate(self, serial: str, *, issuer: str | None = None) -> CertificateRecord | None: ...
 
-    def chain_pem(self, certificate: IssuedCertificate) -> str: ...
+    async def chain(self, *, issuer: str, serial: str) -> str | None: ...
 
 
 class OrderPolicy(Protocol):

@@ -37,6 +37,8 @@ SELECT id, issuer, serial, not_after, origin_kind, origin_id FROM issuance
 WHERE state = 'issuing' AND lease_until < $1 ORDER BY lease_until LIMIT 100
 """
 BLOCKED_KEY_SQL = "SELECT reason FROM blocked_key WHERE spki_sha256 = $1"
+# A guard: it has to touch no row. A key that is blocked at this moment undoes the intent that it rides with.
+KEY_NOT_BLOCKED_SQL = "UPDATE blocked_key SET blocked_at = blocked_at WHERE spki_sha256 = $1"
 
 _CERTIFICATE = """
 SELECT c.issuer, c.serial, c.der, c.profile, c.names, c.principal, c.not_before, c.not_after, c.issued_at,
@@ -98,9 +100,9 @@ class Overdue:
     origin: Origin | None
 
 
-def intent_step(intent: Intent, now: Micros) -> Step:
+def intent_steps(intent: Intent, now: Micros) -> Sequence[Step]:
     plan, request = intent.plan, intent.request
-    return Step(
+    row = Step(
         INTENT_INSERT_SQL,
         (
             intent.id,
@@ -125,6 +127,7 @@ def intent_step(intent: Intent, now: Micros) -> Step:
             now,
         ),
     )
+    return row, Step(KEY_NOT_BLOCKED_SQL, (request.csr.spki_sha256,), rows=0)
 
 
 def _evidence(evidence: Evidence) -> dict[str, object]:

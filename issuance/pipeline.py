@@ -102,7 +102,7 @@ class Pipeline:
         profile, issuer = self._look_up(request)
         if (earlier := await self._earlier(request)) is not None:
             return earlier
-        names, now = await self._parse(request, profile), self._clock.micros()  # 1
+        names, now = _parse(request, profile), self._clock.micros()  # 1
         decision = self._decide(request, profile, names, now)  # 2
         _validate(request, names, profile, now)  # 3
         _caa(profile)  # 4
@@ -137,17 +137,6 @@ class Pipeline:
             raise Rejection(Reason.CONFLICT, "this idempotency key was used before for another request")
         found = await self._ledger.of_issuance(row["id"])
         return Pending(row["id"], retry_after=2) if found is None else Issued(found.certificate)
-
-    async def _parse(self, request: IssuanceRequest, profile: Profile) -> Names:
-        """1: the CSR was parsed and its proof of possession verified at the edge (pki.csr); here its key meets the rules."""
-        keys.check_public_key(request.csr.public_key)
-        if await self._ledger.key_is_blocked(request.csr.spki_sha256):
-            raise Rejection(
-                Reason.BAD_PUBLIC_KEY,
-                "this key is known to be compromised and gets no certificate again",
-                suggestions=["make a new key"],
-            )
-        return wanted_names(request, profile)
 
     def _decide(self, request: IssuanceRequest, profile: Profile, names: Names, now: Micros) -> Decision:
         """2: policy, default deny."""
@@ -191,12 +180,14 @@ class Pipeline:
         now = self._clock.micros()
         settler, origin = self._settler(intent), intent.request.origin
         began = settler.began(origin.id, now=now) if settler and origin else ()
-        steps = [ledger.intent_step(intent, now), self._audit(audit.Event.ISSUE_INTENT, intent, now, _summary(intent))]
+        recorded = self._audit(audit.Event.ISSUE_INTENT, intent, now, _summary(intent))
         try:
-            await self._database.write(*began, *steps)
+            await self._database.write(*began, *ledger.intent_steps(intent, now), recorded)
         except Conflict:
             if (earlier := await self._earlier(intent.request)) is not None:
                 return earlier
+            if await self._ledger.key_is_blocked(intent.request.csr.spki_sha256):
+                raise _blocked() from None
             if settler is not None:
                 raise settler.not_begun() from None
             # Only a serial that exists already is left: a broken source of randomness must not go on.
@@ -309,6 +300,23 @@ def digest(request: IssuanceRequest) -> str:
         request.not_after,
     ]
     return hashlib.sha256(orjson.dumps(content)).hexdigest()
+
+
+def _parse(request: IssuanceRequest, profile: Profile) -> Names:
+    """1: the CSR was parsed and its proof of possession verified at the edge (pki.csr); here its key meets the rules.
+
+    The list of compromised keys is looked at in the transaction of step 8, so that no key gets onto it in between.
+    """
+    keys.check_public_key(request.csr.public_key)
+    return wanted_names(request, profile)
+
+
+def _blocked() -> Rejection:
+    return Rejection(
+        Reason.BAD_PUBLIC_KEY,
+        "this key is known to be compromised and gets no certificate again",
+        suggestions=["make a new key"],
+    )
 
 
 def _validate(request: IssuanceRequest, names: Names, profile: Profile, now: Micros) -> None:

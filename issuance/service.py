@@ -20,6 +20,7 @@ from storage.database import Conflict, Database
 __all__ = ["CertificateRecord", "Issuance", "Observer"]
 
 MAX_PROFILE = 100  # characters of what a stranger calls a profile; the audit is kept for years
+REMEMBERED = 1000  # certificates, about 1 KiB each
 _END_OF_TIME = (Micros(sys.maxsize), "")
 
 
@@ -47,12 +48,15 @@ class Issuance:
         self._clock = clock
         self._new_id = new_id
         self._observer = observer
+        self._newest: dict[tuple[str, str], bytes] = {}  # oldest first
 
     async def submit(self, request: IssuanceRequest) -> Outcome:
         """One request through all ten steps. Raises Unavailable; a refusal comes back as `Rejected` and is in the audit."""
         outcome: Outcome
         try:
             outcome = await self._pipeline.issue(request)
+            if isinstance(outcome, Issued):
+                self._remember(outcome.certificate)
         except Rejection as rejection:
             await self._record_refusal(request, rejection)
             outcome = Rejected(rejection)
@@ -121,10 +125,28 @@ class Issuance:
         """Newest first; `before` is (issued_at, serial) of the last one seen."""
         return await self._ledger.newest(principal=principal, before=before or _END_OF_TIME, limit=limit)
 
+    async def chain(self, *, issuer: str, serial: str) -> str | None:
+        """The chain of a certificate as `chain_pem` gives it. Whose it is, is the caller's check.
+
+        Most are fetched once, right after they were made, and none ever changes: so the newest are remembered.
+        """
+        der = self._newest.get((issuer, serial))
+        if der is not None:
+            return self._chain(issuer, der)
+        record = await self.certificate(serial, issuer=issuer)
+        return None if record is None else self.chain_pem(record.certificate)
+
+    def _remember(self, certificate: IssuedCertificate) -> None:
+        self._newest[certificate.issuer, certificate.serial] = certificate.der
+        if len(self._newest) > REMEMBERED:
+            del self._newest[next(iter(self._newest))]
+
     def chain_pem(self, certificate: IssuedCertificate) -> str:
         """Leaf first, then its issuers without the root."""
-        issuer = self._rules.issuers[certificate.issuer]
-        return pem(certificate.der) + issuer.chain_pem
+        return self._chain(certificate.issuer, certificate.der)
+
+    def _chain(self, issuer: str, der: bytes) -> str:
+        return pem(der) + self._rules.issuers[issuer].chain_pem
 
 
 def _result(outcome: Outcome) -> str:

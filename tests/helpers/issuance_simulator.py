@@ -179,6 +179,10 @@ class SimulatedIssuance:
         theirs = [record for record in newest_first if principal in {None, record.principal}]
         return [record for record in theirs if before is None or _position(record) < before][:limit]
 
+    async def chain(self, *, issuer: str, serial: str) -> str | None:
+        record = await self.certificate(serial, issuer=issuer)
+        return None if record is None else self.chain_pem(record.certificate)
+
     def chain_pem(self, certificate: IssuedCertificate) -> str:
         leaf = x509.load_der_x509_certificate(certificate.der)
         return leaf.public_bytes(serialization.Encoding.PEM).decode() + self.ca.pem
