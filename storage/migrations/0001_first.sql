@@ -43,9 +43,8 @@ CREATE TABLE certificate (
     not_before       BIGINT NOT NULL,
     not_after        BIGINT NOT NULL,
     issued_at        BIGINT NOT NULL,
-    PRIMARY KEY (issuer, serial)
+    PRIMARY KEY (serial, issuer)             -- in this order it also finds a serial whose issuer is not known
 );
-CREATE INDEX certificate_by_serial ON certificate (serial);
 CREATE INDEX certificate_by_time ON certificate (issued_at, serial);
 CREATE INDEX certificate_by_principal ON certificate (principal, issued_at, serial);
 
@@ -80,7 +79,6 @@ CREATE TABLE audit (
     detail           TEXT NOT NULL           -- JSON
 );
 CREATE INDEX audit_by_time ON audit (at, id);
-CREATE INDEX audit_by_subject ON audit (subject, at);
 
 -- ---------------------------------------------------------------- credentials of programs, users and devices
 -- Secrets are stored hashed: SHA-256 for our own 256-bit values, scrypt for what a person may have chosen.
@@ -177,7 +175,6 @@ CREATE TABLE acme_order_authorization (
     position         BIGINT NOT NULL,
     PRIMARY KEY (order_id, authorization_id)
 );
-CREATE INDEX acme_order_authorization_back ON acme_order_authorization (authorization_id);
 
 -- ---------------------------------------------------------------- keys that no certificate may have again
 CREATE TABLE blocked_key (
