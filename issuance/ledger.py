@@ -46,8 +46,11 @@ SELECT c.issuer, c.serial, c.der, c.profile, c.names, c.principal, c.not_before,
 FROM certificate c LEFT JOIN revocation r ON r.issuer = c.issuer AND r.serial = c.serial
 """
 BY_ISSUANCE_SQL = _CERTIFICATE + "WHERE c.issuance_id = $1"
-BY_SERIAL_SQL = _CERTIFICATE + "WHERE c.serial = $1 ORDER BY c.issued_at LIMIT 2"
-BY_ISSUER_SERIAL_SQL = _CERTIFICATE + "WHERE c.issuer = $1 AND c.serial = $2"
+# Whose it has to be, and by which issuer, is part of the question; '' is anybody's.
+BY_SERIAL_SQL = (
+    _CERTIFICATE
+    + "WHERE c.serial = $1 AND ($2 = '' OR c.issuer = $2) AND ($3 = '' OR c.principal = $3) ORDER BY c.issued_at LIMIT 2"
+)
 NEWEST_SQL = _CERTIFICATE + "WHERE (c.issued_at, c.serial) < ($1, $2) ORDER BY c.issued_at DESC, c.serial DESC LIMIT $3"
 NEWEST_OF_SQL = (
     _CERTIFICATE
@@ -210,11 +213,9 @@ class Ledger:
     async def of_issuance(self, issuance_id: str) -> CertificateRecord | None:
         return _one(await self._database.fetch_one(BY_ISSUANCE_SQL, issuance_id))
 
-    async def by_serial(self, serial: str, issuer: str | None) -> CertificateRecord | None:
+    async def by_serial(self, serial: str, *, issuer: str | None, principal: str | None) -> CertificateRecord | None:
         """None too when two issuers have the same serial and none was named: better no answer than another's."""
-        if issuer is not None:
-            return _one(await self._database.fetch_one(BY_ISSUER_SERIAL_SQL, issuer, serial))
-        rows = await self._database.fetch(BY_SERIAL_SQL, serial)
+        rows = await self._database.fetch(BY_SERIAL_SQL, serial, issuer or "", principal or "")
         return record(rows[0]) if len(rows) == 1 else None
 
     async def newest(self, *, principal: str | None, before: tuple[Micros, str], limit: int) -> Sequence[CertificateRecord]:

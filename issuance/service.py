@@ -116,8 +116,11 @@ class Issuance:
             raise Rejection(Reason.ALREADY_REVOKED, f"certificate {serial} is revoked already") from None
         self._database.notify("jobs")
 
-    async def certificate(self, serial: str, *, issuer: str | None = None) -> CertificateRecord | None:
-        return await self._ledger.by_serial(serial, issuer)
+    async def certificate(
+        self, serial: str, *, issuer: str | None = None, principal: str | None = None
+    ) -> CertificateRecord | None:
+        """`principal` finds only what was issued to it; None finds everybody's."""
+        return await self._ledger.by_serial(serial, issuer=issuer, principal=principal)
 
     async def certificates(
         self, *, principal: str | None = None, before: tuple[Micros, str] | None = None, limit: int = 100

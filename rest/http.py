@@ -1,7 +1,7 @@
 """The REST API over HTTP: authenticate, parse, ask the pipeline, render.
 
-Law of this file: no body is read before its sender is known, and whose certificates somebody may see or revoke is decided in
-one place (`_record` for one, `_owner` for many).
+Law of this file: no body is read before its sender is known, and whose certificates somebody may see or revoke is part of the
+question to the ledger (`_owner`), never a comparison after it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Certificates(Protocol):
 
     async def revoke(self, *, issuer: str, serial: str, reason: RevocationReason, principal: Principal) -> None: ...
 
-    async def certificate(self, serial: str, *, issuer: str | None = None) -> CertificateRecord | None: ...
+    async def certificate(
+        self, serial: str, *, issuer: str | None = None, principal: str | None = None
+    ) -> CertificateRecord | None: ...
 
     async def certificates(
         self, *, principal: str | None = None, before: tuple[Micros, str] | None = None, limit: int = 100
@@ -154,8 +156,9 @@ class RestServer:
 
     async def _record(self, request: web.Request, principal: Principal) -> CertificateRecord:
         """The certificate of this URL, if it is theirs; somebody else's and nobody's look the same."""
-        record = await self._issuance.certificate(messages.parse_serial(request.match_info["serial"]))
-        if record is None or _owner(principal) not in {None, record.principal}:
+        serial = messages.parse_serial(request.match_info["serial"])
+        record = await self._issuance.certificate(serial, principal=_owner(principal))
+        if record is None:
             raise messages.no_such_certificate()
         return record
 

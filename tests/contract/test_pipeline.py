@@ -439,6 +439,19 @@ async def test_certificates_are_listed_newest_first_page_by_page_for_their_owner
     assert await issuing.issuance.certificates(principal="api-key:other") == []
 
 
+async def test_a_certificate_is_found_by_its_owner_and_its_issuer_alone(issuing: Issuing) -> None:
+    certificate = await issuing.issued("a.example.com")
+    serial = f"{certificate.serial_number:x}"
+    for question, found in [
+        ({}, True),
+        ({"principal": str(PROGRAM)}, True),
+        ({"principal": "api-key:other"}, False),
+        ({"issuer": "issuing", "principal": str(PROGRAM)}, True),
+        ({"issuer": "other"}, False),
+    ]:
+        assert (await issuing.issuance.certificate(serial, **question) is not None) is found, question
+
+
 def test_a_prepared_certificate_is_signed_once(issuing: Issuing) -> None:
     request = issuing.request("a.example.com")
     rules = issuing.rules.profiles.get("tls-server")

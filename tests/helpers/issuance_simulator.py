@@ -168,9 +168,13 @@ class SimulatedIssuance:
             raise Rejection(Reason.ALREADY_REVOKED, "it is revoked already")
         self.records[serial] = replace(record, revoked_at=Micros(self._now), reason=reason)
 
-    async def certificate(self, serial: str, *, issuer: str | None = None) -> CertificateRecord | None:
+    async def certificate(
+        self, serial: str, *, issuer: str | None = None, principal: str | None = None
+    ) -> CertificateRecord | None:
         record = self.records.get(serial)
-        return record if record is not None and issuer in {None, record.certificate.issuer} else None
+        if record is None or issuer not in {None, record.certificate.issuer} or principal not in {None, record.principal}:
+            return None
+        return record
 
     async def certificates(
         self, *, principal: str | None = None, before: tuple[Micros, str] | None = None, limit: int = 100
