@@ -12,7 +12,6 @@ from issuance.request import ChallengeEvidence, Evidence, IssuanceRequest, Issue
 from pki.clock import Micros, to_micros
 from pki.plan import CertificatePlan
 from pki.reasons import RevocationReason
-from policy.principal import Principal
 from storage.database import Database, Row, Step
 
 INTENT_INSERT_SQL = """
@@ -232,8 +231,3 @@ class Ledger:
 
 def _one(row: Row | None) -> CertificateRecord | None:
     return None if row is None else record(row)
-
-
-def owner(principal: Principal) -> str:
-    """How a principal stands in the ledger."""
-    return str(principal)
