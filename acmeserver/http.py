@@ -7,6 +7,7 @@ headers and alone turns errors into problem documents.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -162,6 +163,7 @@ def routes(server: AcmeServer) -> list[web.RouteDef]:
     return table
 
 
+_LOG = logging.getLogger(__name__)
 _Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Produce = Callable[[Served], Awaitable[Answer]]
 
@@ -243,11 +245,11 @@ async def _serve(
     """The one edge: answer or problem, and the headers of all answers (§6.5, §7.1)."""
     served = server.served.get(request.match_info.get("endpoint", DEFAULT_ENDPOINT))
     try:
-        answer = await produce(served) if served is not None else _problem_answer(not_found("ACME endpoint"))
+        answer = await produce(served) if served is not None else _refused(request, not_found("ACME endpoint"))
     except Problem as problem:
-        answer = _problem_answer(problem)
+        answer = _refused(request, problem)
     except Rejection as rejection:
-        answer = _problem_answer(from_rejection(rejection))
+        answer = _refused(request, from_rejection(rejection))
     except Unavailable as outage:
         answer = _problem_answer(from_unavailable(outage))
     except Exception:  # the outermost edge: a bug is logged, and the client learns only where to ask
@@ -288,6 +290,13 @@ def _response(answer: Answer) -> web.Response:
 def _link(url: str, relation: str) -> str:
     """One header line for each, quoted: lego and uacme read them so."""
     return f'<{url}>;rel="{relation}"'
+
+
+def _refused(request: web.Request, problem: Problem) -> Answer:
+    """Told to the client, and to the log, for many clients show no more than the type."""
+    why = "; ".join([problem.detail, *(part.detail for part in problem.sub)])
+    _LOG.info("request %s refused: %s: %s", request.get("request_id", ""), problem.type.value, why)
+    return _problem_answer(problem)
 
 
 def _problem_answer(problem: Problem) -> Answer:

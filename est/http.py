@@ -5,6 +5,7 @@ Law of this file: nothing is read from a client before TLS is certain, and no bo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Protocol, assert_never
 
@@ -20,6 +21,7 @@ from pki.csr import parse_csr, unwrap_csr
 from pki.reasons import Reason, Rejection
 from policy.principal import Principal, PrincipalKind
 
+_LOG = logging.getLogger(__name__)
 METHODS: Mapping[str, str] = {
     "cacerts": "GET",
     "simpleenroll": "POST",
@@ -64,9 +66,11 @@ class EstServer:
         try:
             return await self._answer(request, endpoint)
         except HttpRefusal as refusal:
+            _log_refusal(request, refusal.text)
             headers = {} if refusal.allow is None else {"Allow": refusal.allow}
             return web.Response(status=refusal.status, text=refusal.text, headers=headers)
         except Rejection as rejection:
+            _log_refusal(request, explanation(rejection))
             return _refused(rejection, endpoint)
 
     async def _answer(self, request: web.Request, endpoint: EstEndpoint | None) -> web.Response:
@@ -151,6 +155,11 @@ def _certificates(request: web.Request, endpoint: EstEndpoint, der: bytes) -> we
             "Content-Transfer-Encoding": "base64",
         },
     )
+
+
+def _log_refusal(request: web.Request, why: str) -> None:
+    """What the client was told, or would have been: a 401 has no body, and many clients show none."""
+    _LOG.info("request %s refused: %s", request.get("request_id", ""), why.strip())
 
 
 def _refused(rejection: Rejection, endpoint: EstEndpoint | None) -> web.Response:

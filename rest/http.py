@@ -262,6 +262,8 @@ def _refused(request: web.Request, rejection: Rejection) -> web.Response:
 def _problem(request: web.Request, status: int, members: problems.Document, headers: Mapping[str, str]) -> web.Response:
     if isinstance(request_id := request.get("request_id"), str):
         members["request_id"] = request_id
+    if status < 500:
+        _LOG.info("request %s refused: %s", request_id or "", members.get("detail", ""))
     return web.Response(
         status=status, text=json.dumps(members), content_type=problems.CONTENT_TYPE, headers={**_NO_STORE, **headers}
     )

@@ -59,9 +59,9 @@ class RegistrationAuthority:
         try:
             reply = await self._perform(message.authenticate(received, self._endpoint), to, source_address)
         except Refusal as refusal:
-            reply = message.failure(to, refusal, nonce=self._nonce())
+            reply = self._refused(to, refusal, source_address)
         except Rejection as rejection:
-            reply = message.failure(to, from_rejection(rejection), nonce=self._nonce())
+            reply = self._refused(to, from_rejection(rejection), source_address)
         return await message.sign_cert_rep(reply, self._certificate, signature=self._sign)
 
     async def _perform(self, request: PkiMessage, to: ReplyTo, source_address: str) -> CertRep:
@@ -126,6 +126,18 @@ class RegistrationAuthority:
         """A device that still needs a legacy switch is worth a line: it may also be a downgrade on the way (GetCACaps is bare)."""
         if used := LEGACY & {request.digest.value, cipher.value, csr.signature_digest}:
             _LOG.warning("SCEP endpoint %s: legacy algorithms %s in use", self._endpoint.name, ", ".join(sorted(used)))
+
+    def _refused(self, to: ReplyTo, refusal: Refusal, source_address: str) -> CertRep:
+        """Most clients show the failInfo alone, and the HTTP status is 200: without this line nobody learns why."""
+        _LOG.info(
+            "SCEP endpoint %s: transaction %s of %s refused: %s: %s",
+            self._endpoint.name,
+            to.transaction_id,
+            source_address,
+            refusal.fail_info.name,
+            refusal.text,
+        )
+        return message.failure(to, refusal, nonce=self._nonce())
 
     def _nonce(self) -> bytes:
         return self._random_bytes(16)

@@ -79,10 +79,10 @@ class ScepServer:
         try:
             return await self._answer(request)
         except HttpRefusal as refusal:
-            return web.Response(status=refusal.status, text=f"{refusal.text}\n")
+            return _refused(request, refusal.status, refusal.text)
         except CmsError as error:
             status = 413 if error.problem is CmsProblem.TOO_LARGE else 400
-            return web.Response(status=status, text=f"this is no SCEP message that can be answered: {error.detail}\n")
+            return _refused(request, status, f"this is no SCEP message that can be answered: {error.detail}")
         except Unavailable as outage:
             _LOG.warning("unavailable: %s", outage.what)
             text = f"the server cannot issue now; ask again in {outage.retry_after} seconds\n"
@@ -154,6 +154,11 @@ async def _message(request: web.Request, query: Mapping[str, bytes]) -> bytes:
     if not body:
         raise HttpRefusal(400, "the body is empty; a PKIOperation by POST carries the message there")
     return bytes(body)
+
+
+def _refused(request: web.Request, status: int, why: str) -> web.Response:
+    _LOG.info("request %s refused: %s", request.get("request_id", ""), why)
+    return web.Response(status=status, text=f"{why}\n")
 
 
 def _request_id(request: web.Request) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import zlib
 from collections.abc import AsyncIterator
@@ -542,6 +543,13 @@ async def test_an_outage_is_503_with_retry_after_and_the_order_stays_ready(world
     assert (reply.status, reply.problem, reply.headers["Retry-After"]) == (503, "serverInternal", "7")
     assert "signer" not in reply.json["detail"]
     assert (await client.post(order.location)).json["status"] == "ready"
+
+
+async def test_why_a_request_was_refused_is_in_the_log(client: AcmeClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="acmeserver.http"):
+        await client.order("foo_bar.example.com")
+    assert "refused: rejectedIdentifier: " in caplog.text
+    assert "'foo_bar.example.com' is no name for a certificate" in caplog.text
 
 
 async def test_a_bug_is_a_bare_500_and_a_line_in_the_log(world: AcmeWorld, client: AcmeClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -119,6 +120,18 @@ async def test_401_has_a_quoted_challenge_and_no_body(
     assert response.headers["Content-Length"] == "0"
     assert await response.read() == b""
     assert issuance.requests == []
+
+
+async def test_why_a_request_was_refused_is_in_the_log_for_a_401_has_no_body(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"Authorization": "Basic " + base64.b64encode(b"estuser:geheim").decode()}
+    with caplog.at_level(logging.INFO, logger="est.http"):
+        await client.post(f"{PREFIX}/simpleenroll", data=csr_body(), headers=headers)
+        await client.get(f"{PREFIX}/nosuch")
+    assert ["refused: " in record.getMessage() for record in caplog.records] == [True, True]
+    assert "no such EST endpoint" in caplog.text
+    assert "geheim" not in caplog.text
 
 
 async def test_202_has_a_retry_after_and_no_body(client: Client, issuance: SimulatedIssuance) -> None:

@@ -218,6 +218,13 @@ async def test_an_outage_is_503_without_its_inside(client: Client, issuance: Sim
     assert "secret" not in str(members)
 
 
+async def test_why_a_request_was_refused_is_in_the_log_by_its_id(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="rest.http"):
+        await client.post(CERTIFICATES, data=der_of(make_csr("a.example.com")), headers={"X-API-Key": "cw_geheim"})
+    assert "request r-1 refused: not valid here" in caplog.text
+    assert "geheim" not in caplog.text
+
+
 async def test_a_bug_is_a_500_that_says_nothing(
     client: Client, issuance: SimulatedIssuance, caplog: pytest.LogCaptureFixture
 ) -> None:

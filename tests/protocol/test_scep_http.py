@@ -246,6 +246,17 @@ async def test_neither_the_challenge_nor_the_message_are_in_the_log(site: Site, 
     assert "guess" not in caplog.text
 
 
+async def test_why_a_request_was_refused_is_in_the_log_for_clients_show_a_number_at_most(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        _, _, body = await site.post(pkcs_req(site.ca, challenge="guess").encode())
+    answer = parse_answer(body)
+    assert answer.status == "2"
+    assert f"transaction {answer.transaction_id} of 127.0.0.1 refused: BAD_REQUEST: " in caplog.text
+    assert "challenge" in caplog.text.split("BAD_REQUEST: ")[1]
+
+
 async def test_a_certificate_of_the_wrong_endpoints_legacy_is_refused(site: Site) -> None:
     data = pkcs_req(site.ca, cipher="des-ede3-cbc").encode()
     _, _, modern = await site.post(data, "/scep/default?operation=PKIOperation")
