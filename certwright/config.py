@@ -198,6 +198,8 @@ class _Builder:
         policies = tuple(self._policy(name, given, profiles) for name, given in root.policies.items())
         authorities = {name: self._authority(name, given) for name, given in root.registration_authorities.items()}
         database = self._database()
+        if not root.base_url.startswith("https://"):
+            self._document.note(("base_url",), "ACME and EST are served over https only; write https://")
         return Config(
             file=self._document.file,
             base_url=root.base_url,
@@ -205,7 +207,7 @@ class _Builder:
             data_dir=self._path(root.data_dir),
             database=database,
             workers=self._workers(database),
-            listen=Listen(root.listen.https, root.listen.mtls, root.listen.http, root.listen.metrics),
+            listen=self._listen(),
             tls_certificate=self._readable(("tls", "certificate"), root.tls.certificate),
             tls_key=self._secret(("tls", "key_file"), root.tls.key_file),
             signer_socket=self._path(root.signer.socket) if root.signer.socket else None,
@@ -453,6 +455,19 @@ class _Builder:
         )
 
     # ---- the rest
+
+    def _listen(self) -> Listen:
+        given = self._root.listen
+        listen = Listen(given.https, given.mtls, given.http, given.metrics)
+        taken: dict[Address, str] = {}
+        for name in ("https", "mtls", "http", "metrics"):
+            address: Address | None = getattr(listen, name)
+            if address is None:
+                continue
+            if address in taken:
+                self._document.note(("listen", name), f"listen.{taken[address]} has this address; give each listener its own")
+            taken.setdefault(address, name)
+        return listen
 
     def _database(self) -> str:
         url = self._root.database

@@ -80,10 +80,14 @@ def build_profile(name: str, given: config_schema.Profile, *, first_issuer: str,
     canonical = canonical_profile_name(name)
     usages = _usages(given, note)
     base = BUILT_IN.get(canonical) or _defaults_for(usages)
-    validity = given.validity or (timedelta(days=given.validity_days) if given.validity_days else base.validity)
+    validity = base.validity
+    if given.validity is not None:
+        validity = given.validity  # 0d too: it is a mistake to be told, not a default to be filled in
+    elif given.validity_days is not None:
+        validity = timedelta(days=given.validity_days)
     if given.validity is not None and given.validity_days is not None:
         note(("validity_days",), "give either validity or validity_days")
-    max_validity = given.max_validity or validity
+    max_validity = validity if given.max_validity is None else given.max_validity
     if validity <= timedelta(0):
         note(("validity",), "a certificate must be valid for some time")
     if validity > max_validity:

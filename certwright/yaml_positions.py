@@ -103,7 +103,8 @@ def _compose(document: Document, text: str) -> Node | None:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if isinstance(mark, StringMark) else (1, 1)
-        raise fail(line, column, str(error.problem or error.context or "this is not YAML")) from error
+        said = str(error.problem or error.context or "this is not YAML")
+        raise fail(line, column, said + _hint(said, line, error.context_mark)) from error
     except ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
@@ -179,6 +180,24 @@ class _Reader:
             return found
 
         return _VARIABLE.sub(value, text)
+
+
+_INDENTATION = "; is a line indented differently, or a quote left open?"
+_HINTS = {  # from how ruamel.yaml's text begins to what the mistake mostly is
+    "found character '\\t'": "; indent with spaces",
+    "mapping values are not allowed": _INDENTATION,
+    "expected <block end>": _INDENTATION,
+    "expected alphabetic or numeric character": '; a text that begins with * or & needs quotes: "*"',
+    "found undefined alias": '; a text that begins with * needs quotes: "*.example.com"',
+}
+
+
+def _hint(said: str, line: int, began: object) -> str:
+    """YAML is often found wrong some lines after the mistake; so where it began is told too."""
+    hint = next((hint for start, hint in _HINTS.items() if said.startswith(start)), "")
+    if isinstance(began, StringMark) and began.line + 1 < line:
+        return f"{hint} (in what begins in line {began.line + 1})"
+    return hint
 
 
 def _plain(text: str) -> Any:

@@ -69,6 +69,16 @@ def test_the_signer_allows_an_issuer_no_more_than_its_profiles_need(made: Path) 
 # Each: an edit of the file that init wrote, and `line:column: text` of what is said.
 MISTAKES: list[tuple[str, Edit, str]] = [
     ("unknown key", replaced("validity: 47d", "validty: 47d"), "unknown key 'validty' (did you mean 'validity'?)"),
+    ("no duration at all", replaced("validity: 24h", "validity: 0d"), "must be valid for some time"),
+    ("no days at all", replaced("validity: 24h", "validity: 24h\n    max_validity: 0d"), "shorter than the profile's"),
+    ("base URL without TLS", replaced('"https://localhost:8443"', '"http://localhost:8443"'), "write https://"),
+    ("one port twice", replaced('"localhost:9443"', '"localhost:8443"'), "listen.https has this address"),
+    ("indented with a tab", replaced("\n    validity: 24h", "\n\tvalidity: 24h"), "indent with spaces"),
+    ("indented differently", replaced("    validity: 24h", "     validity: 24h"), "is a line indented differently"),
+    ("star without quotes", replaced('allowed_sans: ["*"]', "allowed_sans: [*]"), 'needs quotes: "*"'),
+    ("names without quotes", replaced('allowed_sans: ["*"]', "allowed_sans: [*.a.example]"), 'quotes: "*.example.com"'),
+    ("colon without a space", replaced("data_dir: .", "data_dir:."), "(in what begins in line 6)"),
+    ("quote left open", replaced('"localhost:8443"', '"localhost:8443'), "a quote left open? (in what begins in line 10)"),
     ("unknown section", replaced("\nprofiles:", "\nprofilez:"), "unknown key 'profilez' (did you mean 'profiles'?)"),
     ("duration without a unit", replaced("validity: 47d", "validity: 47"), "a duration is a number and a unit"),
     ("duration in words", replaced("refresh: 24h", "refresh: daily"), "a duration is a number and a unit"),
