@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,14 +55,21 @@ def _with_credentials(config: Config, use: Callable[[Credentials], Awaitable[T]]
 def apikey_create(config: Path | None, roles: list[str], profile: str, expires: str | None) -> int:
     found = load(find_config(config))
     _check_profile(found, profile)
-    try:
-        until = None if expires is None else after(SystemClock().micros(), parse_duration(expires))
-    except ValueError as error:
-        raise Refused(f"--expires: {error}") from error
+    until = None if expires is None else after(SystemClock().micros(), _lifetime(expires))
     key = _with_credentials(found, lambda those: those.create_api_key(roles=roles, profile=profile, expires_at=until))
     say(key)
     _note_roles(found, roles)
     return DONE
+
+
+def _lifetime(expires: str) -> timedelta:
+    try:
+        life = parse_duration(expires)
+    except ValueError as error:
+        raise Refused(f"--expires: {error}") from error
+    if not life:
+        raise Refused(f"--expires: a key with {expires} would never open anything; write 90d, or leave it out for `never`")
+    return life
 
 
 def apikey_list(config: Path | None, form: Output) -> int:
@@ -109,7 +117,14 @@ def scep_challenge_set(config: Path | None, endpoint: str, roles: list[str], pro
 
 def _secret(file: Path | None) -> str:
     """From a file, never from the command line, where others on the machine see it."""
-    return generate_secret() if file is None else file.read_text(encoding="utf-8").removesuffix("\n")
+    if file is None:
+        return generate_secret()
+    try:
+        return file.read_text(encoding="utf-8").removesuffix("\n")
+    except OSError as error:
+        raise Refused(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Refused(f"{file} is not UTF-8 text, so it cannot be a password") from error
 
 
 def _check_profile(config: Config, profile: str) -> None:
@@ -180,7 +195,9 @@ async def _find(issuance: Issuance, serial: str) -> CertificateRecord:
     record = await issuance.certificate(canonical)
     if record is None:
         raise Rejection(
-            Reason.NOT_FOUND, f"there is no certificate with the serial {shown(serial)}", suggestions=["certwright cert list"]
+            Reason.NOT_FOUND,
+            f"there is no certificate with the serial {shown(serial)}",
+            suggestions=["see: certwright cert list"],
         )
     return record
 

@@ -306,7 +306,7 @@ def cert_revoke(
 
 @profile.command("list", epilog="Example: certwright profile list -o yaml")
 def profile_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
-    """Every profile with all of its defaults filled in."""
+    """Every profile: issuer, validity and usages, with the defaults filled in."""
     from certwright import admin
 
     _finish(lambda: admin.profile_list(config, output))

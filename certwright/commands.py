@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from certwright import clients, output
@@ -54,6 +55,10 @@ def up(options: Options) -> int:
     file = options.directory.absolute() / "certwright.yaml"
     if not file.exists():
         asyncio.run(make(options, clock=SystemClock()))
+    elif ignored := _given(options):
+        sys.stderr.write(
+            f"certwright: note: {options.directory} is there already, so {', '.join(ignored)} changes nothing; edit {file}\n"
+        )
 
     def welcome(config: Config) -> None:
         root = file.parent / "ca" / "root.pem"
@@ -61,6 +66,17 @@ def up(options: Options) -> int:
         say("ready")
 
     return serving.serve(file, on_ready=welcome)
+
+
+def _given(options: Options) -> list[str]:
+    """The options of `init` that differ from their defaults."""
+    usual = Options(options.directory)
+    spelled = {"names": "--name"}
+    return [
+        spelled.get(one.name, "--" + one.name.replace("_", "-"))
+        for one in fields(options)
+        if getattr(options, one.name) != getattr(usual, one.name)
+    ]
 
 
 def serve(config: Path | None, workers: int | None) -> int:

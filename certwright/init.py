@@ -6,6 +6,7 @@ Nothing half-done has the name that was asked for.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import secrets
@@ -13,8 +14,8 @@ import shlex
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ from certwright import authority
 from certwright.config import Config, load
 from certwright.errors import InitError
 from certwright.init_template import Template, render
+from certwright.yaml_positions import ConfigError
 from issuance.credentials import Credentials, generate_secret
 from pki.clock import Clock, to_datetime
 from pki.identifiers import Identifier, parse_dns, parse_ip
@@ -55,18 +57,18 @@ class Options:
 
 
 async def init(options: Options, *, clock: Clock) -> Config:
-    """Make the directory; its configuration as `serve` reads it. Raises InitError, ConfigError, Unavailable."""
+    """Make the directory; its configuration as `serve` reads it. Raises InitError, Unavailable."""
     target = options.directory.absolute()
     _refuse_existing(target)
     plan = _plan(options)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(target) as building:
+    _refuse_unwritable(target)
+    async with _beside(target) as building:
         names = _server_names(plan.host, options.names)
         _write_authorities(building, plan.template.http_url, names, now=to_datetime(clock.micros()))
         _write(building / "certwright.yaml", render(plan.template).encode(), 0o640)
         if plan.database_secret is not None:
             _write(building / "database.url", plan.database_secret.encode(), 0o600)
-        config = load(building / "certwright.yaml")
+        config = _load_new(building / "certwright.yaml")
         environment = await _first_credentials(config, plan, target, clock)
         _write(building / "bootstrap.env", _env_file(environment), 0o600)
         building.rename(target)
@@ -77,18 +79,44 @@ def _refuse_existing(target: Path) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise InitError(f"{target} is not a directory; give another --dir")
     if target.exists() and any(target.iterdir()):
-        what = "a CA lives there already" if (target / "certwright.yaml").exists() else "it is not empty"
+        if not (target / "certwright.yaml").exists():
+            raise InitError(f"{target} is left as it is, for it is not empty. Give another --dir.")
         raise InitError(
-            f"{target} is left as it is, for {what}. "
+            f"{target} is left as it is, for a CA lives there already. "
             f"Start it with: certwright serve --config {target / 'certwright.yaml'}   Or give init another --dir."
         )
 
 
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
+def _refuse_unwritable(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(target.parent, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise InitError(f"cannot make {target}: {error.filename}: {error.strerror}; give another --dir") from error
+    if not writable:
+        raise InitError(f"cannot make {target}: this user may not write in {target.parent}; give another --dir")
+
+
+def _load_new(file: Path) -> Config:
+    """As `serve` will read it. The file will be gone, so its lines stand for the places: most of them come from an option."""
+    try:
+        return load(file)
+    except ConfigError as error:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        said = "".join(
+            f"\n  {lines[problem.line - 1].partition('      #')[0].strip()}: {problem.message}" for problem in error.problems
+        )
+        raise InitError(f"nothing was made, for the configuration would not be valid:{said}") from error
+
+
+@asynccontextmanager
+async def _beside(target: Path) -> AsyncIterator[Path]:
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}.init-", dir=target.parent))  # 0700
     try:
         yield building
+    except asyncio.CancelledError:  # Ctrl-C: a thread may still write there, and would leave files behind
+        await asyncio.get_running_loop().shutdown_default_executor()
+        raise
     finally:
         shutil.rmtree(building, ignore_errors=True)  # gone already when all went well
 
@@ -103,7 +131,7 @@ class _Plan:
 def _plan(options: Options) -> _Plan:
     base_url = (options.base_url or f"https://localhost:{options.https_port}").rstrip("/")
     parts = urlsplit(base_url)
-    if parts.scheme != "https" or not parts.hostname:
+    if parts.scheme != "https" or not parts.hostname or parts.path:
         raise InitError(f"{base_url!r} is no base URL: write https://NAME:PORT")
     host = parts.hostname
     here = is_loopback(host)

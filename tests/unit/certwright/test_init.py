@@ -204,20 +204,47 @@ def test_a_directory_that_is_in_use_is_left_as_it_is(made: Path, tmp_path: Path)
         run(init(Options(directory=made), clock=FakeClock()))
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InitError, match="not empty"):
+    with pytest.raises(InitError, match="not empty") as raised:
         run(init(Options(directory=tmp_path), clock=FakeClock()))
+    assert "certwright.yaml" not in str(raised.value)  # there is none to be started
+
+
+def test_a_place_where_no_directory_can_be_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InitError, match=f"cannot make {tmp_path}/file/ca: "):
+        run(init(Options(directory=tmp_path / "file" / "ca"), clock=FakeClock()))
+
+
+def test_an_interrupted_init_leaves_nothing_even_where_a_thread_was_writing(tmp_path: Path) -> None:
+    def writing() -> bool:
+        return any(tmp_path.glob(".ca.init-*/certwright.db"))
+
+    async def interrupted() -> None:
+        task = asyncio.create_task(init(Options(directory=tmp_path / "ca"), clock=FakeClock()))
+        while not task.done() and not writing():  # noqa: ASYNC110  # a file appears, nobody sets an event
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+
+    run(interrupted())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         pytest.param({"base_url": "http://ca.example.com"}, id="a base URL without TLS"),
+        pytest.param({"base_url": "https://ca.example.com/acme"}, id="a base URL with a path"),
+        pytest.param({"https_port": 9443}, id="two listeners at one port"),
+        pytest.param({"database": "mysql://ca"}, id="a database that we do not know"),
         pytest.param({"names": ("under_score.example.com",)}, id="a name that no certificate may hold"),
     ],
 )
 def test_what_cannot_work_makes_nothing_at_all(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    with pytest.raises(InitError):
+    with pytest.raises(InitError) as raised:
         run(init(Options(directory=tmp_path / "ca", **wrong), clock=FakeClock()))
+    assert str(tmp_path) not in str(raised.value)  # it was an option; no file to look into is left
     assert list(tmp_path.iterdir()) == []
 
 
