@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -22,8 +23,8 @@ from pki.reasons import Rejection
 from policy.principal import Principal
 from policy.profiles import CommonName, KeyUsageBit, LintMode, Profile, Profiles
 from storage.database import Conflict, Database, Step
-from tests.helpers.acme_client import BASE, AcmeClient, Http
-from tests.helpers.issuance_simulator import SimulatedIssuance
+from tests.helpers.acme_client import BASE, AcmeClient, Http, Reply
+from tests.helpers.issuance_simulator import SimulatedIssuance, der_of, make_csr
 from validation.outcome import AttemptEvidence, Failed, FailureKind, Proved
 from validation.outcome import Outcome as Attempt
 
@@ -210,3 +211,15 @@ async def acme_world(database: Database, clock: Clock, *, hold: timedelta = time
     async with TestClient(TestServer(app)) as http:
         yield AcmeWorld(server, http, issuance, http01, dns01, policy, log, database)
     await server.close()
+
+
+async def ready(client: AcmeClient, *names: str, **members: Any) -> Reply:
+    order = await client.order(*names, **members)
+    assert order.status == 201, order.body
+    await client.authorize(order)
+    return order
+
+
+async def issued(client: AcmeClient, *names: str) -> tuple[Reply, Reply]:
+    order = await ready(client, *names)
+    return order, await client.finalize(order, der_of(make_csr(*names)))
