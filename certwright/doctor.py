@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
@@ -44,8 +46,10 @@ def check(file: Path, clock: Clock) -> int:
 def _findings(config: Config, clock: Clock) -> Iterator[Finding]:
     yield _database(config)
     yield from _keys(config)
+    yield from _server_certificate(config)
     yield from _expiry(config, clock)
     yield from _profiles(config, clock)
+    yield from _roles(config)
     if env_file(config).exists():
         yield Finding("warn", f"{env_file(config)} holds the first secrets: move them to where they are needed, then delete it")
 
@@ -84,6 +88,49 @@ def _keys(config: Config) -> Iterator[Finding]:
             yield Finding("ok", f"the key of {key.name} is its certificate's")
         else:
             yield Finding("fail", f"{key.source.file} is not the key of the certificate of {key.name}")
+
+
+def _server_certificate(config: Config) -> Iterator[Finding]:
+    """What every client meets first: the key, the name in `base_url`, and a port that leads here."""
+    certificate = x509.load_pem_x509_certificate(config.tls_certificate.read_bytes())
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_certificate, config.tls_key, password="")
+    except OSError:  # SSLError too
+        yield Finding(
+            "fail", f"{config.tls_key} is not the key of {config.tls_certificate}, or is encrypted: no listener can start"
+        )
+    url = urlsplit(config.base_url)
+    host, port = url.hostname or "", url.port or 443
+    if not _is_for(certificate, host):
+        yield Finding("fail", f"{config.tls_certificate} is not for {host}, which `base_url` says: clients will refuse it")
+    if config.listen.https is not None and config.listen.https[1] != port:
+        yield Finding(
+            "warn",
+            f"`base_url` says port {port}, and listen.https is port {config.listen.https[1]}: right only if something forwards",
+        )
+
+
+def _is_for(certificate: x509.Certificate, host: str) -> bool:
+    """RFC 9525 §6.3, 6.5: the names of the SAN, a star for one whole label at the left."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return False
+    wanted = {host.lower(), "*." + host.lower().partition(".")[2]}
+    known = {name.lower() for name in names.get_values_for_type(x509.DNSName)}
+    known |= {str(address) for address in names.get_values_for_type(x509.IPAddress)}
+    return bool(wanted & known)
+
+
+def _roles(config: Config) -> Iterator[Finding]:
+    """A role that no policy names is allowed nothing."""
+    granted = {role for policy in config.policies for role in policy.roles}
+    for name, endpoint in config.acme.items():
+        if not endpoint.roles & granted:
+            roles = ", ".join(sorted(endpoint.roles))
+            yield Finding(
+                "warn", f"ACME endpoint {name}: no policy has a role of it ({roles}), so it refuses every order; see `policies`"
+            )
 
 
 def _expiry(config: Config, clock: Clock) -> Iterator[Finding]:

@@ -35,7 +35,7 @@ def work(assignment: Assignment) -> int:
     log.take_over_logging()
     try:
         uvloop.run(_serve(assignment, log))
-    except (CannotStart, SchemaError, Unavailable, OSError, ssl.SSLError) as error:
+    except (CannotStart, SchemaError, Unavailable, OSError) as error:
         log.event("error", "cannot start", why=str(error))
         return EX_CONFIG
     return EX_OK
@@ -53,7 +53,7 @@ async def _serve(assignment: Assignment, log: Log) -> None:
             return
         jobs = [asyncio.create_task(runner.run(stop)) for runner in composition.runners]
         runners = [
-            await listeners.start(composition.apps[listener], bound, _context(config, listener))
+            await listeners.start(composition.apps[listener], bound, _checked_context(config, listener))
             for listener, bound in assignment.sockets.items()
         ]
         os.write(assignment.ready, b"ready\n")
@@ -107,6 +107,16 @@ def _context(config: Config, listener: Listener) -> ssl.SSLContext | None:
             return listeners.client_certificate_context(config.tls_certificate, config.tls_key, issuers)
         case Listener.HTTP | Listener.METRICS:
             return None
+
+
+def _checked_context(config: Config, listener: Listener) -> ssl.SSLContext | None:
+    """OpenSSL's own words name no file. Raises CannotStart, OSError."""
+    try:
+        return _context(config, listener)
+    except ssl.SSLError as error:
+        raise CannotStart(
+            f"{config.tls_key} is not the key of {config.tls_certificate}, or is encrypted; see `tls` in {config.file}"
+        ) from error
 
 
 async def _check_keys(config: Config, composition: Composition) -> None:

@@ -92,10 +92,54 @@ def test_a_certificate_that_is_not_there_is_exit_code_1(made: Path) -> None:
     assert (done.returncode, "certwright cert list" in done.stderr) == (1, True)
 
 
+def test_a_password_file_that_holds_no_text_is_refused_without_a_traceback(made: Path, tmp_path: Path) -> None:
+    for content in (b"\xff\xfe", None):
+        file = tmp_path / ("there" if content else "away")
+        if content:
+            file.write_bytes(content)
+        done = run("scep", "challenge", "set", "--challenge-file", file, *config_of(made), check=False)
+        assert (done.returncode, str(file) in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+
+
+def test_a_key_that_would_never_open_anything_is_not_made(made: Path) -> None:
+    done = run("apikey", "create", "--expires", "0d", *config_of(made), check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_up_says_which_options_change_nothing_on_a_ca_that_is_there(tmp_path: Path) -> None:
+    there = tmp_path / "ca"
+    there.mkdir()
+    (there / "certwright.yaml").write_text("not a configuration")
+    done = run("up", "--dir", there, "--https-port", "18443", "--name", "ca.example.com", check=False)
+    assert done.returncode == 3
+    assert f"--https-port, --name changes nothing; edit {there}/certwright.yaml" in done.stderr
+
+
 def test_check_finds_a_new_ca_well_and_reminds_of_the_secrets(made: Path) -> None:
     done = run("check", *config_of(made))
     assert "[fail]" not in done.stdout
     assert "bootstrap.env" in done.stdout
+
+
+UNWELL = [
+    pytest.param("key_file: tls/server.key", "key_file: ca/scep-ra.key", 1, "is not the key of", id="another key"),
+    pytest.param("tls/server.pem", "ca/root.pem", 1, "is not for localhost, which `base_url` says", id="another certificate"),
+    pytest.param(
+        '"https://localhost:8443"', '"https://localhost"', 0, "says port 443, and listen.https is port 8443", id="port"
+    ),
+    pytest.param("roles: [acme]", "roles: [amce]", 0, "no policy has a role of it (acme)", id="a role that nobody grants"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "code", "said"), UNWELL)
+def test_check_finds_what_clients_would_stumble_over(made: Path, old: str, new: str, code: int, said: str) -> None:
+    other = made / "unwell.yaml"
+    other.write_text((made / "certwright.yaml").read_text().replace(old, new))
+    try:
+        done = run("check", "--config", other, check=False)
+    finally:
+        other.unlink()
+    assert (done.returncode, said in done.stdout) == (code, True), done.stdout
 
 
 def test_check_finds_a_passphrase_that_does_not_open_the_key(made: Path, tmp_path: Path) -> None:
