@@ -319,4 +319,4 @@ def _authority(config: Config, name: str) -> authority.Authority:
 def _names(certificate: x509.Certificate) -> list[Identifier]:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     found: list[Identifier] = [DnsName(name) for name in names.get_values_for_type(x509.DNSName)]
-    return found + [IpAddress(address) for address in names.get_values_for_type(x509.IPAddress)]  # type: ignore[arg-type]
+    return found + [IpAddress(address) for address in names.get_values_for_type(x509.IPAddress)]  # type: ignore[arg-type]  # no networks in a SAN

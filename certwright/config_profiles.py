@@ -46,7 +46,7 @@ class _Defaults:
     key_usage: frozenset[KeyUsageBit] = frozenset({KeyUsageBit.DIGITAL_SIGNATURE})
 
 
-# 47 days: the limit of the baseline requirements from 2029 on (SC-081). 6 days: short-lived by BR 4.9.7 (at most 7).
+# 47 days: the limit of the baseline requirements from 2029 on (SC-081). A day: short-lived by BR 4.9.7 (at most 7).
 BUILT_IN: Mapping[str, _Defaults] = {
     "tls-server": _Defaults(47 * _DAY, (SERVER_AUTH,), CommonName.SAN, require_san=True),
     "short-lived": _Defaults(_DAY, (SERVER_AUTH,), CommonName.NONE, require_san=True),

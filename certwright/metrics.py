@@ -82,5 +82,5 @@ class Metrics:
         if directory is None:
             return generate_latest(self._registry)
         everybody = CollectorRegistry()
-        MultiProcessCollector(everybody, path=directory)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(everybody, path=directory)  # type: ignore[no-untyped-call]  # it has no types
         return generate_latest(everybody)

@@ -49,7 +49,7 @@ SELECT s.known, r.revoked_at, r.reason FROM (
 """
 OCSP_LIFE = timedelta(hours=8)  # BR 4.9.10: at least 8 hours
 CRL_CACHED = 5.0  # seconds in this worker
-MAX_AGE = 300  # seconds in caches between us and relying parties
+MAX_AGE = 30  # seconds in caches between us and relying parties: a revocation is to be seen within 60
 CHECK_TIMEOUT = 2.0
 
 

@@ -18,13 +18,13 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 import orjson
 import uvloop
 
+from pki.clock import SystemClock, rfc3339
 from pki.reasons import Unavailable
 from signer.api import Signer, SignerRefused
 from signer.configuration import ConfigurationError, ProcessConfig, parse
@@ -46,11 +46,13 @@ _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _MOST_AT_ONCE = 256  # requests of one connection; more wait in its socket
 _DRAIN = 5.0  # seconds that requests under way have at the end
 _EX_CONFIG = 78
+_ORDINARY = frozenset({"ready", "ended", "token-back"})
 
 
 def log(event: str, **fields: object) -> None:
-    """One JSON line on stderr."""
-    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "part": "signer", "event": event, **fields}
+    """One JSON line on stderr, in the shape of all our processes' lines."""
+    level = "info" if event in _ORDINARY else "error"
+    line = {"time": rfc3339(SystemClock().micros()), "level": level, "process": "signer", "event": event, **fields}
     sys.stderr.buffer.write(orjson.dumps(line, default=str) + b"\n")
     sys.stderr.buffer.flush()
 

@@ -19,6 +19,7 @@ from storage.database import Conflict, Row, Scratch, Step, Value
 from storage.listener import Listener
 from storage.scratch import scratch_id
 from storage.sql import Merged, merge, refused_step, shape, step_on_table
+from storage.url import DatabaseUrlError
 from storage.wakeups import Wakeups
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ _OUTAGES = (
     asyncpg.OperatorInterventionError,  # 57: shutdown, starting up, cancelled by timeout
     asyncpg.ReadOnlySQLTransactionError,  # 25006: this server is a standby now
     asyncpg.LockNotAvailableError,  # 55P03
+    asyncpg.InvalidAuthorizationSpecificationError,  # 28: no such role, wrong password; an operator mends it, not we
+    asyncpg.InvalidCatalogNameError,  # 3D000: no such database
+    asyncpg.InsufficientPrivilegeError,  # 42501: often a role that may not create tables
     asyncpg.TargetServerAttributeNotMatched,  # none of the DSN's hosts is a primary
 )
 
@@ -59,11 +63,23 @@ def translated(closed: Callable[[], bool] = lambda: False) -> Iterator[None]:
     try:
         yield
     except _OUTAGES as error:
-        raise Unavailable(f"database: {type(error).__name__}") from error
+        raise Unavailable(f"database: {_said(error)}") from error
     except asyncpg.InterfaceError as error:
         if not closed():
             raise
         raise Unavailable("database: connection lost") from error
+
+
+def _said(error: BaseException) -> str:
+    """For the operator: the server's own sentence, which for these classes holds names and never a value or a password."""
+    match error:
+        case asyncpg.PostgresError():
+            said = str(error).partition("\n")[0]  # DETAIL and HINT follow
+        case OSError(strerror=str(said)):
+            pass
+        case _:
+            said = ""
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 class _PoolConnection(_ConnectionBase):
@@ -87,10 +103,17 @@ def _settings(application_name: str, statement_timeout_ms: int) -> dict[str, str
 async def connect(
     dsn: str, *, application_name: str = "certwright", statement_timeout_ms: int = _STATEMENT_TIMEOUT_MS
 ) -> _Connection:
-    """A connection outside the pool."""
-    return await asyncpg.connect(
-        dsn, timeout=_CONNECT_TIMEOUT, server_settings=_settings(application_name, statement_timeout_ms)
-    )
+    """A connection outside the pool. Raises DatabaseUrlError, and asyncpg's errors."""
+    try:
+        return await asyncpg.connect(
+            dsn, timeout=_CONNECT_TIMEOUT, server_settings=_settings(application_name, statement_timeout_ms)
+        )
+    except (asyncpg.ClientConfigurationError, ValueError) as error:
+        # Its text may quote any part of the URL, a password with an unescaped @ or : in it too.
+        raise DatabaseUrlError(
+            "the database URL cannot be used: look at its port and at what follows the ?, "
+            "and write special characters of a password as %40 and so on"
+        ) from error
 
 
 class PostgresScratch:
@@ -120,7 +143,7 @@ class PostgresDatabase:
 
     @classmethod
     async def open(cls, url: str, *, pool_size: int = 8) -> PostgresDatabase:
-        """Raises Unavailable, and asyncpg's own error for wrong credentials or a database that does not exist."""
+        """Raises Unavailable, for wrong credentials and a database that does not exist too."""
         with translated():
             pool = await asyncpg.create_pool(
                 url,

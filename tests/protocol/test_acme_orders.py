@@ -239,7 +239,7 @@ async def test_finalize_answers_with_the_valid_order_and_its_certificate(world: 
     assert final.json["status"] == "valid"
     assert final.json == (await client.post(order.location)).json
     (request,) = world.issuance.requests
-    assert [(str(each.identifier), each.method) for each in request.evidence] == [  # type: ignore[union-attr]
+    assert [(str(each.identifier), each.method) for each in request.evidence] == [  # type: ignore[union-attr]  # challenges, all of them
         ("a.example.com", "http-01"),
         ("b.example.com", "http-01"),
     ]

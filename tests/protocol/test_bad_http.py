@@ -86,7 +86,7 @@ LISTENERS = list(Listener)
 def test_what_is_no_http_gets_a_400_or_a_closed_connection(site: Site, listener: Listener) -> None:
     for what, data in NOT_HTTP.items():
         wire = site.wires[listener]
-        data = data.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1) if b"HTTP/1.1\r\n" in data else data  # noqa: PLW2901
+        data = data.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1) if b"HTTP/1.1\r\n" in data else data  # noqa: PLW2901  # the loop goes on with it
         with wire.socket() as connection:
             answer = converse(connection, data, end=True) if wire.context is None else finish(connection, data)
         statuses = [int(found) for found in STATUS_LINE.findall(answer)]

@@ -87,7 +87,7 @@ def test_every_issuer_has_a_crl_from_the_first_request_on(server: Server) -> Non
         status, headers, body = ask(server, "GET", f"/crl/{name}.crl")
         assert (status, headers["content-type"]) == (200, "application/pkix-crl")
         crl = x509.load_der_x509_crl(body)
-        assert crl.is_signature_valid(issuer(server, name).public_key())  # type: ignore[arg-type]
+        assert crl.is_signature_valid(issuer(server, name).public_key())  # type: ignore[arg-type]  # an EC or RSA key
         assert crl.next_update_utc is not None
         assert crl.next_update_utc > datetime.now(UTC) + timedelta(days=3)
 

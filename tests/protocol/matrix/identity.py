@@ -177,7 +177,7 @@ IDENTITY: dict[str, Row] = {
     "credentials past their time": everywhere(
         lambda site, door: site.doors.ask(door, Wanted(), replace(site.own, api_key=site.expired_key)),
         "unauthenticated",
-        acme=Impossible("accounts do not expire; orders and authorizations do, which takes a moved clock: test_acme_wire.py"),
+        acme=Impossible("accounts do not expire; orders and authorizations do, which takes a moved clock: test_acme_orders.py"),
         est=Impossible("no command gives an EST user an end"),
         scep=Impossible("no command gives a challenge an end"),
     ),

@@ -156,7 +156,7 @@ def test_a_ca_certificate_says_what_rfc_5280_wants_of_one(
     if ca != root:
         above = extension(root, x509.SubjectKeyIdentifier).value.digest
         assert extension(ca, x509.AuthorityKeyIdentifier).value.key_identifier == above  # §4.2.1.1
-    assert len({certificate(made, param.values[0]).subject.rfc4514_string() for param in CAS}) == 3  # type: ignore[arg-type]
+    assert len({certificate(made, param.values[0]).subject.rfc4514_string() for param in CAS}) == 3  # type: ignore[arg-type]  # pytest.param is untyped
 
 
 def test_old_devices_find_nothing_but_rsa_up_to_the_root_and_everybody_else_gets_an_elliptic_ca(made: Path) -> None:
