@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pki.reasons import Unavailable
 from storage.migrate import status, upgrade
 from storage.open import open_database
 from storage.schema import OURS, Migration, SchemaError, Status
+from storage.url import DatabaseUrlError
 from tests.helpers.postgres import PostgresServer
 
 FIRST = Migration("0001_first", "CREATE TABLE a (x BIGINT, y BYTES); -- don't; split\nCREATE INDEX a_x ON a (x);")
@@ -81,3 +83,32 @@ async def test_opening_without_migrating_names_the_command(empty_url: str) -> No
     database = await open_database(empty_url, migrate=False)
     await database.ping()
     await database.close()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        pytest.param("@/", "@/nosuch", 'database "nosuch', id="a database that is not there"),
+        pytest.param("certwright@", "nobody:geheim@", 'role "nobody" does not exist', id="a role that is not there"),
+    ],
+)
+async def test_a_server_that_refuses_us_is_unavailable_in_its_own_words(
+    postgres_server: PostgresServer, old: str, new: str, said: str
+) -> None:
+    url = postgres_server.url("postgres").replace(old, new)
+    with pytest.raises(Unavailable) as caught:
+        await status(url)
+    assert said in caught.value.what
+    assert "geheim" not in caught.value.what
+
+
+async def test_a_server_that_does_not_listen_is_named_by_its_address() -> None:
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1.*1"):
+        await status("postgresql://u:geheim@127.0.0.1:1/x")
+
+
+@pytest.mark.parametrize("rest", ["geheim@127.0.0.1:port/x", "p@geheim:x@127.0.0.1:1/x", "geheim@127.0.0.1/x?sslmode=maybe"])
+async def test_a_url_that_cannot_be_used_is_refused_without_repeating_its_password(rest: str) -> None:
+    with pytest.raises(DatabaseUrlError) as caught:
+        await status(f"postgresql://u:{rest}")
+    assert "geheim" not in str(caught.value)
