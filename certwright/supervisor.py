@@ -119,6 +119,7 @@ class Supervisor:
         self._announced = False
         self._exit_code = EX_OK
         self._stopping = False
+        self._farewell = signal.SIGTERM  # what tells a worker to end
         self._numbers = 0
         self._current = self._generation(config)
         self._next: Generation | None = None
@@ -176,6 +177,7 @@ class Supervisor:
         if number in {signal.SIGTERM, signal.SIGINT}:
             if self._stopping:
                 self._kill_all()
+            self._farewell = signal.Signals(number)  # Ctrl-C is more urgent; workers know the difference
             self._stop(EX_OK)
         elif number == signal.SIGHUP and not self._stopping:
             self._reload()
@@ -290,7 +292,7 @@ class Supervisor:
         if generation.drain_until is None:
             generation.drain_until = time.monotonic() + DRAIN_LIMIT
             for child in generation.of(Kind.WORKER):
-                _send(child, signal.SIGTERM)
+                _send(child, self._farewell)
 
     def _end(self, generation: Generation, now: float) -> None:
         if generation.of(Kind.WORKER):

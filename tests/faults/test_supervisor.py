@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from certwright.worker import DRAIN
 from tests.helpers.server import CERTWRIGHT, Server, cleaned_environment, run
 
 
@@ -68,6 +70,17 @@ def test_a_request_in_flight_is_answered_before_the_server_ends(server: Server) 
         raw.sendall(b"x")
         assert raw.recv(65536).startswith(b"HTTP/1.1 200")
     assert server.stop() == 0
+
+
+def test_ctrl_c_waits_for_no_stranger_who_sends_half_a_body(server: Server) -> None:
+    """SIGTERM would: it drains for up to DRAIN seconds. Who pressed Ctrl-C sits before it."""
+    with socket.create_connection(("localhost", server.http_port), timeout=30) as raw:
+        raw.sendall(b"POST /ocsp/issuing HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n0")
+        assert server.get(server.http_url + "/livez")[0] == 200  # the worker has the head by now
+        began = time.monotonic()
+        server.signal(signal.SIGINT)
+        assert server.wait() == 0
+        assert time.monotonic() - began < DRAIN / 2
 
 
 def test_an_idle_keep_alive_connection_does_not_hold_up_the_end(server: Server) -> None:
