@@ -237,6 +237,8 @@ class _Builder:
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 self._document.note(place, f"{path} is not a file")
+        except PermissionError:
+            self._document.note(place, f"this user may not look at {path}; is it the user that the server runs as?")
         except (OSError, ValueError):
             self._document.note(place, f"there is no file {path}")
         return path

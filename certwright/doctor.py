@@ -55,6 +55,10 @@ def _findings(config: Config, clock: Clock) -> Iterator[Finding]:
 
 
 def _database(config: Config) -> Finding:
+    if config.database_is_embedded and not (file := Path(config.database.removeprefix("sqlite://"))).exists():
+        return Finding(
+            "fail", f"there is no database {file}: look at `database`; only if it is to be a new one do: {UPGRADE_COMMAND}"
+        )
     try:
         found = asyncio.run(status(config.database))
     except (Unavailable, OSError) as error:

@@ -127,6 +127,7 @@ UNWELL = [
     pytest.param(
         '"https://localhost:8443"', '"https://localhost"', 0, "says port 443, and listen.https is port 8443", id="port"
     ),
+    pytest.param("sqlite:certwright.db", "sqlite:other.db", 1, "other.db: look at `database`", id="a database elsewhere"),
     pytest.param("roles: [acme]", "roles: [amce]", 0, "no policy has a role of it (acme)", id="a role that nobody grants"),
 ]
 
