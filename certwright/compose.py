@@ -127,7 +127,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         issuance=issuance,
         profiles=config.profiles,
         policy=OrderRules(config.policies),
-        methods=challenge_methods(config, clock, metrics),
+        methods=challenge_methods(config, clock, metrics, log),
         enqueue_validation=functools.partial(validation_job, jobs, clock),
         log=log,
     )
@@ -291,7 +291,7 @@ def resolver_of(config: Config) -> Resolver:
     return DnsResolver(servers) if servers else SystemResolver()
 
 
-def challenge_methods(config: Config, clock: Clock, metrics: Metrics) -> Mapping[str, ChallengeMethod]:
+def challenge_methods(config: Config, clock: Clock, metrics: Metrics, log: Log) -> Mapping[str, ChallengeMethod]:
     resolver = resolver_of(config)
     egress = Egress(allow_networks=config.validation.allow_networks)
 
@@ -306,7 +306,7 @@ def challenge_methods(config: Config, clock: Clock, metrics: Metrics) -> Mapping
             port=config.validation.http01_port,
         )
 
-    return {"http-01": measured_method("http-01", by_http, metrics, time.perf_counter)}
+    return {"http-01": measured_method("http-01", by_http, metrics=metrics, log=log, now=time.perf_counter)}
 
 
 class OrderRules:

@@ -6,10 +6,11 @@ import time
 from collections.abc import Awaitable, Callable
 
 from acmeserver.ports import ChallengeMethod
+from certwright.logs import Log
 from certwright.metrics import Metrics
 from pki.identifiers import Identifier
 from signer.api import Hash, Signer
-from validation.outcome import Outcome, Proved
+from validation.outcome import Failed, Outcome, Proved
 
 
 class Outcomes:
@@ -63,11 +64,17 @@ class MeasuredSigner:
         await self._signer.close()
 
 
-def measured_method(kind: str, method: ChallengeMethod, metrics: Metrics, now: Callable[[], float]) -> ChallengeMethod:
+def measured_method(
+    kind: str, method: ChallengeMethod, *, metrics: Metrics, log: Log, now: Callable[[], float]
+) -> ChallengeMethod:
+    """Timed, and in the log when it failed: the operator whose network is in the way sees what the client is told."""
+
     async def measured(*, identifier: Identifier, token: str, key_authorization: str) -> Outcome:
         started = now()
         outcome = await method(identifier=identifier, token=token, key_authorization=key_authorization)
         result = "proved" if isinstance(outcome, Proved) else outcome.kind.value
+        if isinstance(outcome, Failed):
+            log.info("validation failed", method=kind, identifier=str(identifier), kind=result, detail=outcome.detail)
         metrics.validation_seconds.labels(kind, result).observe(now() - started)
         return outcome
 
