@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from tests.helpers.front_doors import Account, Books, Door, Doors, Neighbourhood, Reply, freeze, until
+from tests.helpers.front_doors import Account, Books, Door, Doors, Neighbourhood, Reply, freeze, settle, until
 from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries
 from tests.helpers.server import Server
 from tests.helpers.wanted import Wanted, rsa_key
@@ -93,6 +93,7 @@ class Lived:
         place = sql.format(order.headers["Location"].rpartition("/")[2])
         until(lambda: bool(self.books.rows(place)) or answer.done(), "an issuance in state `issuing`")
         [(serial,)] = self.books.rows(place)
+        settle(self.server.children()["worker"])  # the request is in the signer's socket, and not only about to be sent
         assert not answer.done()
         return serial, answer
 

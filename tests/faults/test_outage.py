@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from tests.helpers.front_doors import Books, Door, Doors, Neighbourhood, Reply, Watch, freeze, until
+from tests.helpers.front_doors import Books, Door, Doors, Neighbourhood, Reply, Watch, freeze, settle, until
 from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries, running_server
 from tests.helpers.server import Server
 from tests.helpers.wanted import Wanted
@@ -254,10 +254,13 @@ def test_a_signer_that_does_not_answer_is_503_and_orders_stay_finalizable(site: 
     no_bug(site)
 
 
-def test_a_signer_that_is_killed_again_and_again_costs_nobody_more_than_a_503(site: Site, tmp_path: Path) -> None:
+def test_a_signer_that_is_killed_again_and_again_costs_nobody_more_than_a_503(
+    site: Site, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Under load from every door. Whoever got a certificate has a row for it, and no serial stands in two."""
 
     victim, name = Doors(site.server, site.around), Wanted(names=("victim.example.test",))
+    request.addfinalizer(victim.close)
     in_its_hands = "SELECT 1 FROM issuance WHERE state = 'issuing' AND names LIKE '%victim%'"
     for _ in range(3):
         assert victim.ask(Door.REST_PEM, name).status == 201  # so its worker is connected to this signer
@@ -266,12 +269,14 @@ def test_a_signer_that_is_killed_again_and_again_costs_nobody_more_than_a_503(si
             freeze(gone)
             answer = thread.submit(victim.ask, Door.REST_PEM, name)
             until(lambda: site.watch.books.rows(in_its_hands) != [], "the victim's intent")
+            settle(
+                site.server.children()["worker"]
+            )  # everybody waits for the signer now, and the victim's request is in its socket
             os.kill(gone, signal.SIGKILL)
         told_to_wait({"victim": (answer.result(), 0.0)})
         # Of the others, who came a moment later has waited for the next signer.
         told_to_wait({who: reply for who, reply in load.result().items() if reply[0].status >= 300})
         until(partial(is_replaced, site, gone), "a new signer")
-    victim.close()
     everything_works(site, tmp_path)
     books = site.watch.books
     assert books.rows("SELECT serial FROM issuance GROUP BY serial HAVING count(*) > 1") == []

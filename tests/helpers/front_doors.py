@@ -25,7 +25,7 @@ import sqlite3
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -552,9 +552,20 @@ def until(true: Callable[[], bool], what: str, *, seconds: float = PATIENCE) -> 
 def freeze(pid: int) -> None:
     """Every thread of it, until SIGCONT."""
     os.kill(pid, signal.SIGSTOP)
+    until(lambda: set(_states(pid)) == {"T"}, f"process {pid} to stop")
 
-    def states() -> list[str]:
-        stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
-        return [stat.rpartition(")")[2].split()[0] for stat in stats]
 
-    until(lambda: set(states()) == {"T"}, f"process {pid} to stop")
+def settle(pids: Iterable[int]) -> None:
+    """Until they all wait for somebody else: every thread asleep, at five looks in a row. One that was only late would be runnable."""
+    looks: list[set[str]] = []
+
+    def asleep() -> bool:
+        looks.append({state for pid in pids for state in _states(pid)})
+        return looks[-5:] == [{"S"}] * 5
+
+    until(asleep, "the workers to wait")
+
+
+def _states(pid: int) -> list[str]:
+    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return [stat.rpartition(")")[2].split()[0] for stat in stats]
