@@ -10,7 +10,7 @@ from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.problems import malformed, not_found, unauthorized
 from acmeserver.states import AuthorizationStatus, StoredAuthorization
 from acmeserver.store import Authorization
-from acmeserver.validations import Validations
+from acmeserver.validations import Claimant, Response, Validations
 from pki.clock import Clock
 from storage.database import Conflict, Database, Step
 
@@ -41,14 +41,13 @@ class Authorizations:
             raise not_found("challenge")
         return authorization
 
-    async def respond(self, acting: Acting, authorization_id: str, kind: str) -> Authorization:
+    async def respond(self, acting: Acting, authorization_id: str, kind: str, response: Response) -> Authorization:
         """Validate, unless that is settled already: then the answer is what it came to (a repeated POST is no error)."""
         authorization = await self.read_challenge(acting, authorization_id, kind)
         if authorization.status(self._clock.micros()) is not AuthorizationStatus.PENDING:
             return authorization
-        settled = await self._validations.attempt(
-            authorization, kind, thumbprint=acting.jwk.thumbprint, endpoint=self._endpoint.name
-        )
+        claimant = Claimant(acting.account_id, acting.jwk.thumbprint, self._endpoint.name)
+        settled = await self._validations.attempt(authorization, kind, claimant, response)
         return settled if settled is not None else await self.read_challenge(acting, authorization_id, kind)
 
     async def deactivate(self, acting: Acting, authorization_id: str) -> Authorization:

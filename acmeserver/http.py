@@ -1,154 +1,27 @@
-"""ACME over HTTP (RFC 8555 §6): authenticate, parse, use case, render.
+"""ACME over HTTP (RFC 8555 §6): the directory, nonces, and the way of every signed request to its resource and back.
 
-Law of this file: the table `RESOURCES` is the whole surface. Each resource says what its requests are signed with; there is
-no handler that a request reaches unsigned, but the directory and newNonce. Every answer passes `_serve`, which alone adds the
-headers and alone turns errors into problem documents.
+Law of this file: what a request may reach unsigned is named here, and all else is in the table of `resources.py`. Every
+answer passes `_serve`, which alone adds the headers and alone turns errors into problem documents.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 
 import orjson
 from aiohttp import web
 
-from acmeserver import messages
-from acmeserver.authentication import Acting, SignedBy, Signer
+from acmeserver.authentication import SignedBy
 from acmeserver.endpoint import DEFAULT_ENDPOINT
 from acmeserver.jws import MAX_BODY
 from acmeserver.problems import Problem, ProblemType, from_rejection, from_unavailable, malformed, not_found
+from acmeserver.resources import RESOURCES, Answer, Call, Resource
 from acmeserver.server import AcmeServer, Served
-from acmeserver.states import ChallengeStatus, OrderStatus
-from acmeserver.store import Authorization, Order
-from acmeserver.urls import CHALLENGE, ID, SERIAL
-from acmeserver.views import account_view, authorization_view, challenge_view, order_view
 from pki.reasons import Rejection, Unavailable
 
 JOSE = "application/jose+json"
-JSON = "application/json"
 PROBLEM = "application/problem+json"
-CHAIN = "application/pem-certificate-chain"
-
-ORDER_RETRY = 3  # seconds
-CHALLENGE_RETRY = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What to send; `_serve` adds what every answer has. `links` are (URL, relation)."""
-
-    status: int = 200
-    body: bytes = b""
-    content_type: str = JSON
-    location: str = ""
-    links: tuple[tuple[str, str], ...] = ()
-    retry_after: int | None = None
-    allow: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """An authenticated request."""
-
-    server: AcmeServer
-    served: Served
-    signer: Signer
-    payload: bytes = field(repr=False)
-    params: Mapping[str, str]
-    source_address: str
-
-    @property
-    def acting(self) -> Acting:
-        if self.signer.account_id is None:
-            raise TypeError("the route table let a bare key through to a handler that wants an account")
-        return Acting(self.signer.account_id, self.signer.jwk, self.source_address)
-
-
-Handler = Callable[[Call], Awaitable[Answer]]
-
-
-async def new_account(call: Call) -> Answer:
-    wanted = messages.parse_new_account(call.payload)
-    account, created = await call.served.accounts.register(call.signer.jwk, wanted)
-    location = call.served.urls.account(account.id)
-    return Answer(201 if created else 200, orjson.dumps(account_view(account)), location=location)
-
-
-async def account(call: Call) -> Answer:
-    if call.params["id"] != call.acting.account_id:
-        raise Problem(ProblemType.UNAUTHORIZED, "this is another account's URL")
-    updated = await call.served.accounts.update(call.acting, messages.parse_account_update(call.payload))
-    return Answer(body=orjson.dumps(account_view(updated)), location=call.served.urls.account(updated.id))
-
-
-async def new_order(call: Call) -> Answer:
-    wanted = messages.parse_new_order(call.payload)
-    return _order_answer(call, await call.served.orders.create(call.acting, wanted), status=201)
-
-
-async def order(call: Call) -> Answer:
-    messages.parse_read(call.payload)
-    return _order_answer(call, await call.served.orders.read(call.acting, call.params["id"]))
-
-
-async def finalize(call: Call) -> Answer:
-    wanted = messages.parse_finalize(call.payload)
-    return _order_answer(call, await call.served.orders.finalize(call.acting, call.params["id"], wanted))
-
-
-async def authorization(call: Call) -> Answer:
-    deactivate = messages.parse_authorization_update(call.payload)
-    authorizations, authorization_id = call.served.authorizations, call.params["id"]
-    found = await (authorizations.deactivate if deactivate else authorizations.read)(call.acting, authorization_id)
-    now, in_flight = call.server.clock.micros(), call.server.validations.in_flight(found.id)
-    body = authorization_view(found, urls=call.served.urls, now=now, in_flight=in_flight)
-    return Answer(body=orjson.dumps(body), retry_after=CHALLENGE_RETRY if in_flight else None)
-
-
-async def challenge(call: Call) -> Answer:
-    start = messages.parse_challenge_response(call.payload)
-    authorizations = call.served.authorizations
-    do = authorizations.respond if start else authorizations.read_challenge
-    return _challenge_answer(call, await do(call.acting, call.params["id"], call.params["kind"]))
-
-
-async def certificate(call: Call) -> Answer:
-    messages.parse_read(call.payload)
-    chain = await call.served.orders.certificate(call.acting, call.params["serial"])
-    return Answer(body=chain.encode("ascii"), content_type=CHAIN)
-
-
-async def revoke_cert(call: Call) -> Answer:
-    wanted = messages.parse_revoke_cert(call.payload)
-    if call.signer.account_id is None:
-        await call.served.revocation.by_key(call.signer.jwk, wanted, source_address=call.source_address)
-    else:
-        await call.served.revocation.by_account(call.acting, wanted)
-    return Answer()
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """A path below /acme/<endpoint>, and who may POST to it."""
-
-    path: str
-    signed_by: SignedBy
-    handler: Handler
-
-
-RESOURCES = (
-    Resource("new-account", SignedBy.KEY, new_account),
-    Resource("new-order", SignedBy.ACCOUNT, new_order),
-    Resource("revoke-cert", SignedBy.EITHER, revoke_cert),
-    Resource(f"account/{{id:{ID}}}", SignedBy.ACCOUNT, account),
-    Resource(f"order/{{id:{ID}}}", SignedBy.ACCOUNT, order),
-    Resource(f"order/{{id:{ID}}}/finalize", SignedBy.ACCOUNT, finalize),
-    Resource(f"authz/{{id:{ID}}}", SignedBy.ACCOUNT, authorization),
-    Resource(f"challenge/{{id:{ID}}}/{{kind:{CHALLENGE}}}", SignedBy.ACCOUNT, challenge),
-    Resource(f"cert/{{serial:{SERIAL}}}", SignedBy.ACCOUNT, certificate),
-)
 
 
 def routes(server: AcmeServer) -> list[web.RouteDef]:
@@ -319,21 +192,3 @@ def _only(request: web.Request, *methods: str) -> None:
     if request.method not in methods:
         allow = ", ".join(methods)
         raise Problem(ProblemType.MALFORMED, f"this resource takes {allow} (RFC 8555 §6.3)", status=405, allow=allow)
-
-
-def _order_answer(call: Call, found: Order, *, status: int = 200) -> Answer:
-    """With Location every time: some clients poll what the finalize response names there."""
-    now, urls = call.server.clock.micros(), call.served.urls
-    body = order_view(found, urls=urls, now=now, show_profile=len(call.served.endpoint.profiles) > 1)
-    retry_after = ORDER_RETRY if body["status"] == OrderStatus.PROCESSING.value else None
-    return Answer(status, orjson.dumps(body), location=urls.order(found.id), retry_after=retry_after)
-
-
-def _challenge_answer(call: Call, found: Authorization) -> Answer:
-    urls, in_flight = call.served.urls, call.server.validations.in_flight(found.id)
-    body = challenge_view(found, call.params["kind"], urls=urls, in_flight=in_flight)
-    return Answer(
-        body=orjson.dumps(body),
-        links=((urls.authorization(found.id), "up"),),
-        retry_after=CHALLENGE_RETRY if body["status"] == ChallengeStatus.PROCESSING.value else None,
-    )

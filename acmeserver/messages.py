@@ -90,12 +90,13 @@ def parse_read(payload: bytes) -> None:
         raise malformed('this is read by POST-as-GET: the JWS payload is ""')
 
 
-def parse_challenge_response(payload: bytes) -> bool:
-    """Whether to start: `{}` does (a legacy keyAuthorization in it is ignored), an empty payload is a read."""
+def parse_challenge_response(payload: bytes) -> tuple[tuple[str, str], ...] | None:
+    """The string members of the answer, which starts the validation (a legacy keyAuthorization among them is ignored);
+    None for an empty payload, which is a read.
+    """
     if not payload:
-        return False
-    _members(payload)
-    return True
+        return None
+    return tuple((name, value) for name, value in _members(payload).items() if isinstance(value, str))
 
 
 def parse_new_order(payload: bytes) -> NewOrder:

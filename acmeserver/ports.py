@@ -12,6 +12,7 @@ from pki.reasons import RevocationReason
 from policy.principal import Principal
 from policy.profiles import Profile
 from storage.database import Step
+from validation.challenge import Challenge
 from validation.outcome import Outcome as Attempt
 
 
@@ -37,7 +38,7 @@ class OrderPolicy(Protocol):
 class ChallengeMethod(Protocol):
     """One way to prove control (http-01, ...). Does the outbound traffic; never raises for what the client did."""
 
-    async def __call__(self, *, identifier: Identifier, token: str, key_authorization: str) -> Attempt: ...
+    async def __call__(self, challenge: Challenge) -> Attempt: ...
 
 
 class ErrorLog(Protocol):

@@ -77,6 +77,7 @@ class AcmeServer:
             methods=methods,
             enqueue=enqueue_validation,
             hold=hold,
+            urls={endpoint.name: Urls(base_url=base_url, endpoint=endpoint.name) for endpoint in endpoints},
             lifetimes={endpoint.name: endpoint.authorization_lifetime for endpoint in endpoints},
             log=log,
         )

@@ -87,7 +87,7 @@ AUTHORIZATION_SQL = (
 AUTHORIZATION_EXISTS_SQL = "SELECT 1 AS found FROM acme_authorization WHERE id = $1 AND account_id <> $2 AND expires_at > $3"
 # For a validation that another worker began: the thumbprint is the account's.
 UNSETTLED_AUTHORIZATION_SQL = (
-    f"SELECT a.endpoint, a.thumbprint AS account_thumbprint, {_AUTHORIZATION} "  # noqa: S608  # constants only
+    f"SELECT a.id AS account_id, a.endpoint, a.thumbprint AS account_thumbprint, {_AUTHORIZATION} "  # noqa: S608  # constants only
     "FROM acme_authorization z JOIN acme_account a ON a.id = z.account_id AND a.status = 'valid' "
     "WHERE z.id = $1 AND z.status IN ('pending', 'processing') AND z.expires_at > $2"
 )

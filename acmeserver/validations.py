@@ -18,13 +18,27 @@ from acmeserver.ports import ChallengeMethod, EnqueueValidation, ErrorLog
 from acmeserver.problems import Problem, ProblemType
 from acmeserver.states import AUTHORIZATION_TRANSITIONS, AuthorizationEvent
 from acmeserver.store import Authorization
+from acmeserver.urls import Urls
 from pki.clock import Clock, after
 from pki.reasons import Unavailable
 from storage.database import Conflict, Database, Step
+from validation.challenge import Challenge
 from validation.outcome import Failed, Proved
 from validation.outcome import Outcome as Attempt
 
+Response = tuple[tuple[str, str], ...]
+"""The string members of a challenge's answer (RFC 8555 §7.5.1)."""
+
 MOST_IN_FLIGHT = 256  # of one worker: each holds sockets for as long as the other side likes, up to its deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """The account that says it controls the name."""
+
+    account_id: str
+    thumbprint: str
+    endpoint: str
 
 
 @dataclass(slots=True)
@@ -34,7 +48,7 @@ class _Flight:
 
 
 class Validations:
-    """Shared by all endpoints of a worker. `lifetimes` is how long a valid authorization lives, by endpoint."""
+    """Shared by all endpoints of a worker. `lifetimes` is how long a valid authorization lives; it and `urls` are by endpoint."""
 
     def __init__(
         self,
@@ -45,6 +59,7 @@ class Validations:
         enqueue: EnqueueValidation,
         hold: timedelta,
         lifetimes: Mapping[str, timedelta],
+        urls: Mapping[str, Urls],
         log: ErrorLog,
     ) -> None:
         self._database = database
@@ -53,18 +68,21 @@ class Validations:
         self._enqueue = enqueue
         self._hold = hold
         self._lifetimes = lifetimes
+        self._urls = urls
         self._log = log
         self._flights: dict[str, _Flight] = {}
 
     def in_flight(self, authorization_id: str) -> bool:
         return authorization_id in self._flights
 
-    async def attempt(self, authorization: Authorization, kind: str, *, thumbprint: str, endpoint: str) -> Authorization | None:
+    async def attempt(
+        self, authorization: Authorization, kind: str, claimant: Claimant, response: Response = ()
+    ) -> Authorization | None:
         """The settled authorization, or None when it is to be read again: still in flight, or settled by somebody else.
 
         Raises Unavailable when there are too many in flight; the authorization is still pending then.
         """
-        flight = self._take_off(authorization, kind, thumbprint=thumbprint, endpoint=endpoint)
+        flight = self._take_off(authorization, kind, claimant, response)
         done, _ = await asyncio.wait({flight.task}, timeout=self._hold.total_seconds())
         if done:
             return flight.task.result()
@@ -78,8 +96,8 @@ class Validations:
         row = await self._database.fetch_one(store.UNSETTLED_AUTHORIZATION_SQL, authorization_id, self._clock.micros())
         if row is None or row["endpoint"] not in self._lifetimes or kind not in self._methods:
             return
-        thumbprint = row["account_thumbprint"]
-        flight = self._take_off(store.authorization_from(row), kind, thumbprint=thumbprint, endpoint=row["endpoint"])
+        claimant = Claimant(row["account_id"], row["account_thumbprint"], row["endpoint"])
+        flight = self._take_off(store.authorization_from(row), kind, claimant, ())
         await asyncio.shield(flight.task)
 
     async def drain(self) -> None:
@@ -93,13 +111,13 @@ class Validations:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _take_off(self, authorization: Authorization, kind: str, *, thumbprint: str, endpoint: str) -> _Flight:
+    def _take_off(self, authorization: Authorization, kind: str, claimant: Claimant, response: Response) -> _Flight:
         """The one flight of an authorization in this worker: concurrent POSTs share it."""
         flight = self._flights.get(authorization.id)
         if flight is None:
             if len(self._flights) >= MOST_IN_FLIGHT:
                 raise Unavailable("validations: too many at once")
-            task = asyncio.create_task(self._validate(authorization, kind, thumbprint, endpoint))
+            task = asyncio.create_task(self._validate(authorization, kind, claimant, response))
             flight = self._flights[authorization.id] = _Flight(task)
             task.add_done_callback(lambda done: self._land(authorization.id, done))
         return flight
@@ -110,13 +128,19 @@ class Validations:
         if error is not None and not isinstance(error, Unavailable):
             self._log.exception("acme.validation_failed", authorization=authorization_id, exc_info=error)
 
-    async def _validate(self, authorization: Authorization, kind: str, thumbprint: str, endpoint: str) -> Authorization | None:
-        outcome = await self._methods[kind](
+    async def _validate(
+        self, authorization: Authorization, kind: str, claimant: Claimant, response: Response
+    ) -> Authorization | None:
+        challenge = Challenge(
             identifier=authorization.identifier,
+            wildcard=authorization.wildcard,
             token=authorization.token,
-            key_authorization=f"{authorization.token}.{thumbprint}",
+            thumbprint=claimant.thumbprint,
+            account_url=self._urls[claimant.endpoint].account(claimant.account_id),
+            response=response,
         )
-        settled = self._settled(authorization, kind, outcome, self._lifetimes[endpoint])
+        outcome = await self._methods[kind](challenge)
+        settled = self._settled(authorization, kind, outcome, self._lifetimes[claimant.endpoint])
         try:
             await self._database.write(self._settle_step(settled, outcome))
         except Conflict:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import functools
 import secrets
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,17 +17,16 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.http import routes as acme_routes
-from acmeserver.ports import ChallengeMethod
 from acmeserver.server import AcmeServer
 from acmeserver.settlement import ORIGIN, OrderSettler
 from certwright import config as configuration
 from certwright import status
+from certwright.compose_acme import OrderRules, acme_endpoint, challenge_methods, validation_job
 from certwright.config import Config
 from certwright.listeners import Listener, Traffic, application
 from certwright.logs import Log
-from certwright.measure import MeasuredSigner, Outcomes, measured_method
+from certwright.measure import MeasuredSigner, Outcomes
 from certwright.metrics import Metrics
 from certwright.pages import MetricsPage
 from est.endpoint import Authentication, EstEndpoint
@@ -41,13 +39,8 @@ from issuance.revocation import CrlPublisher, CrlSchedule, job_key
 from issuance.service import Issuance, Observer
 from issuance.sweeper import Sweeper
 from pki.clock import Clock, Micros, after
-from pki.identifiers import Identifier
 from pki.plan import Issuer, IssuerUrls
-from policy.engine import Deny, Wanted, decide
 from policy.lints import LintGate, pkilint_linter
-from policy.principal import Principal
-from policy.profiles import Profile
-from policy.rules import Policy
 from rest.http import RestServer
 from rest.http import routes as rest_routes
 from scep.endpoint import ScepEndpoint
@@ -55,18 +48,12 @@ from scep.http import ScepServer
 from scep.http import routes as scep_routes
 from signer.api import Signer
 from signer.client import SignerClient
-from storage.database import Database, Step
+from storage.database import Database
 from storage.jobs import Handler, Job, JobRunner, Jobs
 from storage.open import open_database
-from validation.egress import Egress
-from validation.http01 import http01
-from validation.outcome import Outcome as Attempt
-from validation.resolver import DnsResolver, Resolver, SystemResolver
 
 SWEEP_EVERY = timedelta(seconds=15)
 CLEAN_EVERY = timedelta(minutes=5)
-# A validation that its worker has not settled by then is tried by whoever claims the job (it may have died).
-RESUME_AFTER = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,17 +233,6 @@ def expected_keys(config: Config) -> Mapping[str, bytes]:
     }
 
 
-def acme_endpoint(settings: configuration.AcmeSettings) -> AcmeEndpoint:
-    return AcmeEndpoint(
-        name=settings.name,
-        profiles=settings.profiles,
-        challenges=settings.challenges,
-        roles=settings.roles,
-        terms_of_service=settings.terms_of_service,
-        website=settings.website,
-    )
-
-
 def est_endpoint(config: Config, settings: configuration.EstSettings) -> EstEndpoint:
     return EstEndpoint(
         label=settings.name,
@@ -286,51 +262,7 @@ def _ca_certificates(config: Config, profile: str) -> tuple[bytes, ...]:
     return (issuer.certificate, *issuer.chain)
 
 
-def resolver_of(config: Config) -> Resolver:
-    servers = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in config.validation.resolver]
-    return DnsResolver(servers) if servers else SystemResolver()
-
-
-def challenge_methods(config: Config, clock: Clock, metrics: Metrics, log: Log) -> Mapping[str, ChallengeMethod]:
-    resolver = resolver_of(config)
-    egress = Egress(allow_networks=config.validation.allow_networks)
-
-    async def by_http(*, identifier: Identifier, token: str, key_authorization: str) -> Attempt:
-        return await http01(
-            identifier=identifier,
-            token=token,
-            key_authorization=key_authorization,
-            resolver=resolver,
-            egress=egress,
-            clock=clock,
-            port=config.validation.http01_port,
-        )
-
-    return {"http-01": measured_method("http-01", by_http, metrics=metrics, log=log, now=time.perf_counter)}
-
-
-class OrderRules:
-    """acmeserver.ports.OrderPolicy: nobody proves control of a name that policy would refuse in the end."""
-
-    def __init__(self, policies: tuple[Policy, ...]) -> None:
-        self._policies = policies
-
-    def check(self, *, principal: Principal, profile: Profile, identifiers: Sequence[Identifier]) -> None:
-        decision = decide(self._policies, principal, Wanted(profile, tuple(identifiers), common_name=None))
-        if isinstance(decision, Deny):
-            raise decision.rejection
-
-
 # ---------------------------------------------------------------------- jobs
-
-
-def validation_job(jobs: Jobs, clock: Clock, authorization_id: str, kind: str) -> Step:
-    return jobs.enqueue_step(
-        "acme-validation",
-        {"authorization": authorization_id, "kind": kind},
-        run_at=after(clock.micros(), RESUME_AFTER),
-        dedupe=f"acme-validation/{authorization_id}",
-    )
 
 
 async def schedule(composition: Composition, clock: Clock) -> None:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from certwright import config_schema
+from certwright.config_acme import AcmeSettings, acme_settings
 from certwright.config_profiles import build_profile
 from certwright.yaml_positions import ConfigError, Document, Place, Problem, read_document
 from policy.names import parse_pattern
@@ -32,7 +33,6 @@ from signer.api import Envelope, KeyConfig, KeyUse, Pkcs11Key, SoftwareKey
 Address = tuple[str, int]
 
 # What this release does of what the schema knows.
-CHALLENGES = frozenset({"http-01"})
 EST_AUTHENTICATION = frozenset({"basic"})
 SCEP_CHALLENGES = frozenset({"static"})
 
@@ -63,16 +63,6 @@ class RegistrationAuthority:
     name: str
     key: str  # KeyConfig.name
     certificate: bytes = field(repr=False)  # DER
-
-
-@dataclass(frozen=True, slots=True)
-class AcmeSettings:
-    name: str
-    profiles: tuple[str, ...]
-    challenges: tuple[str, ...]
-    roles: frozenset[str]
-    terms_of_service: str | None
-    website: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +206,7 @@ class _Builder:
             registration_authorities=authorities,
             profiles=Profiles(profiles),
             policies=policies,
-            acme={name: self._acme(name, given, profiles) for name, given in root.endpoints.acme.items()},
+            acme=self._acme(profiles),
             est={name: self._est(name, given, profiles) for name, given in root.endpoints.est.items()},
             scep={name: self._scep(name, given, profiles) for name, given in root.endpoints.scep.items()},
             validation=Validation(
@@ -410,21 +400,13 @@ class _Builder:
             if word not in served:
                 self._document.note((*place, index), f"{word} is not served yet; there is: {', '.join(sorted(served))}")
 
-    def _acme(self, name: str, given: config_schema.AcmeEndpoint, profiles: list[Profile]) -> AcmeSettings:
-        place = ("endpoints", "acme", name)
-        self._served((*place, "challenges"), given.challenges, CHALLENGES)
-        if given.external_account != "none":
-            self._document.note((*place, "external_account"), "external account binding is not served yet; leave it out")
-        if given.caa:
-            self._document.note((*place, "caa"), "CAA is not checked yet; leave it out, so that nobody relies on it")
-        return AcmeSettings(
-            name=name,
-            profiles=self._profile_names((*place, "profiles"), given.profiles, profiles),
-            challenges=tuple(given.challenges),
-            roles=frozenset(given.roles),
-            terms_of_service=given.terms_of_service,
-            website=given.website,
-        )
+    def _acme(self, profiles: list[Profile]) -> dict[str, AcmeSettings]:
+        settings: dict[str, AcmeSettings] = {}
+        for name, given in self._root.endpoints.acme.items():
+            place = ("endpoints", "acme", name)
+            names = self._profile_names((*place, "profiles"), given.profiles, profiles)
+            settings[name] = acme_settings(name, given, profiles=names, note=partial(self._note_below, place))
+        return settings
 
     def _est(self, name: str, given: config_schema.EstEndpoint, profiles: list[Profile]) -> EstSettings:
         place = ("endpoints", "est", name)

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from acmeserver.ports import ChallengeMethod
 from certwright.logs import Log
 from certwright.metrics import Metrics
-from pki.identifiers import Identifier
 from signer.api import Hash, Signer
+from validation.challenge import Challenge
 from validation.outcome import Failed, Outcome, Proved
 
 
@@ -69,12 +69,12 @@ def measured_method(
 ) -> ChallengeMethod:
     """Timed, and in the log when it failed: the operator whose network is in the way sees what the client is told."""
 
-    async def measured(*, identifier: Identifier, token: str, key_authorization: str) -> Outcome:
+    async def measured(challenge: Challenge) -> Outcome:
         started = now()
-        outcome = await method(identifier=identifier, token=token, key_authorization=key_authorization)
+        outcome = await method(challenge)
         result = "proved" if isinstance(outcome, Proved) else outcome.kind.value
         if isinstance(outcome, Failed):
-            log.info("validation failed", method=kind, identifier=str(identifier), kind=result, detail=outcome.detail)
+            log.info("validation failed", method=kind, identifier=str(challenge.identifier), kind=result, detail=outcome.detail)
         metrics.validation_seconds.labels(kind, result).observe(now() - started)
         return outcome
 

@@ -19,6 +19,7 @@ from urllib.parse import urljoin, urlsplit
 from pki.clock import Clock
 from pki.identifiers import DnsName, Identifier, IpAddress, parse_dns, shown
 from pki.reasons import Rejection
+from validation.challenge import Challenge
 from validation.egress import Egress, IpAddr, Refused
 from validation.httpwire import MAX_BODY, REDIRECTS, BadResponse, Response, ResponseReader
 from validation.outcome import AttemptEvidence, Failed, FailureKind, Outcome, Proved
@@ -34,10 +35,8 @@ _PATH = "/.well-known/acme-challenge/"
 
 
 async def http01(
+    challenge: Challenge,
     *,
-    identifier: Identifier,
-    token: str,
-    key_authorization: str,
     resolver: Resolver,
     egress: Egress,
     clock: Clock,
@@ -45,11 +44,12 @@ async def http01(
     redirect_ports: frozenset[int] = REDIRECT_PORTS,
     deadline: float = DEADLINE,
 ) -> Outcome:
-    """One attempt. `identifier` is without wildcard; `deadline` in seconds; redirects may also go to `port`.
+    """One attempt. `deadline` in seconds; redirects may also go to `port`.
 
     Raises ValueError only for a caller's mistake: a wildcard, or a key authorization that would not fit into MAX_BODY.
     """
-    if isinstance(identifier, DnsName) and identifier.wildcard:
+    identifier, key_authorization = challenge.identifier, challenge.key_authorization
+    if challenge.wildcard or (isinstance(identifier, DnsName) and identifier.wildcard):
         raise ValueError("http-01 cannot prove control of a wildcard (RFC 8555 §8.3)")
     if len(key_authorization) >= MAX_BODY:
         raise ValueError(f"a key authorization of {MAX_BODY} or more characters")
@@ -58,7 +58,7 @@ async def http01(
     failure: _Failure | None = None
     try:
         async with asyncio.timeout(deadline):
-            await attempt.run(_Target("http", identifier, port, _PATH + token), key_authorization)
+            await attempt.run(_Target("http", identifier, port, _PATH + challenge.token), key_authorization)
     except TimeoutError:
         failure = _Failure(attempt.late, f"{attempt.doing} took too long; the whole attempt has {deadline:g} s")
     except _Failure as raised:

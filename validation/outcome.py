@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pki.clock import Micros
 
@@ -40,18 +40,34 @@ PROBLEMS: Mapping[FailureKind, str] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one remote perspective saw (BR 3.2.2.9)."""
+
+    perspective: str
+    agrees: bool
+    detail: str  # of a perspective that does not; "" else
+
+    def as_json(self) -> dict[str, object]:
+        return {"perspective": self.perspective, "agrees": self.agrees, "detail": self.detail}
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptEvidence:
     """What was done, for the record of the issuance (BR 5.4.1) and for whoever must find out why it failed."""
 
     method: str  # "http-01", ...
     identifier: str  # the name that was looked up and asked for, as `str(Identifier)`
-    resolver: str  # who answered the look-ups: "system", "127.0.0.1:8053", "" when nobody was asked
-    resolved: tuple[str, ...]  # every address that the look-ups gave, in order
-    tried: tuple[str, ...]  # addresses that a connection was opened to, in order
-    redirects: tuple[str, ...]  # URLs that were followed, escaped
-    status: int | None  # HTTP status of the last answer
-    started: Micros
-    finished: Micros
+    resolver: str = ""  # who answered the look-ups: "system", "127.0.0.1:8053", "" when nobody was asked
+    resolved: tuple[str, ...] = ()  # every address that the look-ups gave, in order
+    tried: tuple[str, ...] = ()  # addresses that a connection was opened to, in order
+    redirects: tuple[str, ...] = ()  # URLs that were followed, escaped
+    status: int | None = None  # HTTP status of the last answer
+    records: tuple[str, ...] = ()  # DNS records that were looked at, escaped and cut; for the record, never for a client
+    secure: bool | None = None  # whether the resolver says that DNSSEC proved its answers (AD, RFC 4035 §3.2.3)
+    attempts: int = 1  # tries of ours that this one ends (RFC 8555 §8.2)
+    perspectives: tuple[Verdict, ...] = ()  # what remote perspectives saw; empty where none is configured
+    started: Micros = field(kw_only=True)
+    finished: Micros = field(kw_only=True)
 
     def as_json(self) -> dict[str, object]:
         """Members that a JSON encoder takes as they are; times in microseconds."""
@@ -63,6 +79,10 @@ class AttemptEvidence:
             "tried": list(self.tried),
             "redirects": list(self.redirects),
             "status": self.status,
+            "records": list(self.records),
+            "secure": self.secure,
+            "attempts": self.attempts,
+            "perspectives": [verdict.as_json() for verdict in self.perspectives],
             "started": self.started,
             "finished": self.finished,
         }

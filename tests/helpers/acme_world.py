@@ -25,6 +25,7 @@ from policy.profiles import CommonName, KeyUsageBit, LintMode, Profile, Profiles
 from storage.database import Conflict, Database, Step
 from tests.helpers.acme_client import BASE, AcmeClient, Http, Reply
 from tests.helpers.issuance_simulator import SimulatedIssuance, der_of, make_csr
+from validation.challenge import Challenge
 from validation.outcome import AttemptEvidence, Failed, FailureKind, Proved
 from validation.outcome import Outcome as Attempt
 
@@ -82,14 +83,15 @@ class ScriptedMethod:
     raises: list[Exception] = field(default_factory=list)
     calls: list[tuple[str, str]] = field(default_factory=list)  # (identifier, key authorization)
 
-    async def __call__(self, *, identifier: Identifier, token: str, key_authorization: str) -> Attempt:
-        self.calls.append((str(identifier), key_authorization))
+    async def __call__(self, challenge: Challenge) -> Attempt:
+        identifier = challenge.identifier
+        self.calls.append((str(identifier), challenge.key_authorization))
         self.started.set()
         await self.gate.wait()
         if self.raises:
             raise self.raises.pop()
         now = self.clock.micros()
-        evidence = AttemptEvidence(self.name, str(identifier), "", (), (), (), 200, now, now)
+        evidence = AttemptEvidence(self.name, str(identifier), started=now, finished=now)
         kind = self.failing.get(str(identifier))
         return Proved(evidence) if kind is None else Failed(kind, f"{identifier} did not show it", evidence)
 

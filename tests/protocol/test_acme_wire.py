@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from acmeserver.http import RESOURCES
+from acmeserver.resources import RESOURCES
 from pki.strict import base64url
 from storage.database import Database
 from tests.helpers.acme_client import BASE, JOSE, AccountKey, AcmeClient, make_jws, to_json

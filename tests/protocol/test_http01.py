@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pki.identifiers import DnsName, Identifier, parse_dns, parse_ip
+from tests.helpers.challenges import challenge
 from tests.helpers.dns import DnsFault
 from tests.helpers.world import CHALLENGES, HttpTarget, Trouble, World
 from validation.http01 import MAX_REDIRECTS, USER_AGENT, http01
@@ -32,9 +33,7 @@ async def world() -> AsyncIterator[World]:
 async def attempt(world: World, *allow: str, identifier: Identifier = NAME, tls: bool = False, deadline: float = 10) -> Outcome:
     ports = frozenset({80, 443, world.http.tls_port} if tls else {80, 443})
     return await http01(
-        identifier=identifier,
-        token=TOKEN,
-        key_authorization=PROOF,
+        challenge(identifier, PROOF),
         resolver=world.resolver(),
         egress=world.egress(*allow),
         clock=world.clock,
@@ -131,9 +130,7 @@ async def test_an_ip_address_is_asked_at_itself_and_nobody_is_looked_up(world: W
 async def test_a_key_authorization_that_would_not_be_read_whole_is_the_callers_mistake(world: World) -> None:
     with pytest.raises(ValueError, match="128"):
         await http01(
-            identifier=NAME,
-            token=TOKEN,
-            key_authorization="x" * 128,
+            challenge(NAME, f"{TOKEN}.{'x' * 128}"),
             resolver=world.resolver(),
             egress=world.egress(),
             clock=world.clock,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from pki.identifiers import Identifier, parse_dns, parse_ip
+from tests.helpers.challenges import challenge
 from tests.helpers.world import CHALLENGES, HttpTarget, World
 from validation.egress import Egress, IpAddr
 from validation.http01 import http01
@@ -83,9 +84,7 @@ class Scene:
 
     async def attempt(self, identifier: Identifier = NAME, *allow: str) -> Outcome:
         return await http01(
-            identifier=identifier,
-            token=TOKEN,
-            key_authorization=PROOF,
+            challenge(identifier, PROOF),
             resolver=self.world.resolver(),
             egress=self.world.egress("127.0.0.2/32", *allow),
             clock=self.world.clock,
@@ -196,9 +195,7 @@ async def test_the_door_judges_by_itself_even_if_nobody_asked_before(scene: Scen
             return None
 
     outcome = await http01(
-        identifier=parse_ip("127.0.0.1"),
-        token=TOKEN,
-        key_authorization=PROOF,
+        challenge(parse_ip("127.0.0.1"), PROOF),
         resolver=scene.world.resolver(),
         egress=Forgetful(),
         clock=scene.world.clock,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from acmeserver.http import RESOURCES
+from acmeserver.resources import RESOURCES
 from est.http import METHODS as EST_OPERATIONS
 from scep.message import MessageType
 from scep.wire import Operation

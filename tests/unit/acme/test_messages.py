@@ -120,8 +120,8 @@ def test_a_csr_that_is_not_base64url_is_bad_csr(csr: str) -> None:
 
 
 def test_an_empty_payload_on_a_challenge_is_a_read_and_an_object_starts_it() -> None:
-    assert messages.parse_challenge_response(b"") is False
-    assert messages.parse_challenge_response(b"{}") is True
+    assert messages.parse_challenge_response(b"") is None
+    assert messages.parse_challenge_response(b"{}") == ()
     assert problem_of(messages.parse_challenge_response, []) == "malformed"
 
 

@@ -9,23 +9,27 @@ from certwright.logs import Log
 from certwright.measure import measured_method
 from certwright.metrics import Metrics
 from pki.clock import Micros
-from pki.identifiers import Identifier, parse_dns
+from pki.identifiers import parse_dns
+from tests.helpers.challenges import challenge as make_challenge
 from tests.helpers.clock import FakeClock
+from validation.challenge import Challenge
 from validation.outcome import AttemptEvidence, Failed, FailureKind, Outcome, Proved
 
 NAME = parse_dns("a.example.com")
-EVIDENCE = AttemptEvidence("http-01", "a.example.com", "system", (), (), (), None, Micros(0), Micros(1))
+EVIDENCE = AttemptEvidence("http-01", "a.example.com", "system", started=Micros(0), finished=Micros(1))
 
 
 async def lines_of(outcome: Outcome, clock: FakeClock) -> list[dict[str, object]]:
-    async def method(*, identifier: Identifier, token: str, key_authorization: str) -> Outcome:
-        assert (identifier, token, key_authorization) == (NAME, "token", "token.thumbprint")
+    asked = make_challenge(NAME, "token.thumbprint")
+
+    async def method(challenge: Challenge) -> Outcome:
+        assert challenge is asked
         return outcome
 
     read, write = os.pipe()
     log = Log(clock=clock, process="worker-0", descriptor=write)
     measured = measured_method("http-01", method, metrics=Metrics(), log=log, now=lambda: 0.0)
-    assert await measured(identifier=NAME, token="token", key_authorization="token.thumbprint") is outcome
+    assert await measured(asked) is outcome
     os.close(write)
     written = os.read(read, 65536)
     os.close(read)

@@ -1,0 +1,27 @@
+"""What a validation has to prove, and for whom. A frozen value that a remote perspective can be sent as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pki.identifiers import Identifier
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One challenge of one authorization.
+
+    `response` is what the client's answer held (RFC 8555 §7.5.1), as parsed JSON text members; most methods have none.
+    """
+
+    identifier: Identifier  # as authorized, without its wildcard label
+    wildcard: bool  # the authorization is for `*.identifier`
+    token: str
+    thumbprint: str  # of the account's key (RFC 7638)
+    account_url: str
+    response: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    @property
+    def key_authorization(self) -> str:
+        """RFC 8555 §8.1."""
+        return f"{self.token}.{self.thumbprint}"
