@@ -65,6 +65,10 @@ async def test_the_key_authorization_at_the_tokens_url_proves_control(world: Wor
         "tried": ["127.0.0.1"],
         "redirects": [],
         "status": 200,
+        "records": [],
+        "secure": None,
+        "attempts": 1,
+        "perspectives": [],
         "started": world.clock.micros(),
         "finished": world.clock.micros(),
     }
