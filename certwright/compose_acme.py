@@ -21,10 +21,8 @@ from policy.profiles import Profile
 from policy.rules import Policy
 from storage.database import Step
 from storage.jobs import Jobs
-from validation.challenge import Challenge
 from validation.egress import Egress
-from validation.http01 import http01
-from validation.outcome import Outcome as Attempt
+from validation.methods import local_methods
 from validation.resolver import DnsResolver, Resolver, SystemResolver
 
 # A validation that its worker has not settled by then is tried by whoever claims the job (it may have died).
@@ -48,19 +46,15 @@ def resolver_of(config: Config) -> Resolver:
 
 
 def challenge_methods(config: Config, clock: Clock, metrics: Metrics, log: Log) -> Mapping[str, ChallengeMethod]:
-    resolver = resolver_of(config)
-    egress = Egress(allow_networks=config.validation.allow_networks)
-
-    async def by_http(challenge: Challenge) -> Attempt:
-        return await http01(
-            challenge,
-            resolver=resolver,
-            egress=egress,
-            clock=clock,
-            port=config.validation.http01_port,
-        )
-
-    return {"http-01": measured_method("http-01", by_http, metrics=metrics, log=log, now=time.perf_counter)}
+    methods = local_methods(
+        resolver=resolver_of(config),
+        egress=Egress(allow_networks=config.validation.allow_networks),
+        clock=clock,
+        http01_port=config.validation.http01_port,
+    )
+    return {
+        kind: measured_method(kind, method, metrics=metrics, log=log, now=time.perf_counter) for kind, method in methods.items()
+    }
 
 
 class OrderRules:

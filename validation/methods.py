@@ -1,0 +1,23 @@
+"""The methods by which control of a name is proved, each with its parts: one table for this server and for its perspectives."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+from pki.clock import Clock
+from validation.challenge import Challenge
+from validation.egress import Egress
+from validation.http01 import http01
+from validation.outcome import Outcome
+from validation.resolver import Resolver
+
+Method = Callable[[Challenge], Awaitable[Outcome]]
+"""Does the outbound traffic of one challenge; never raises for what the client or the network did."""
+
+
+def local_methods(*, resolver: Resolver, egress: Egress, clock: Clock, http01_port: int) -> Mapping[str, Method]:
+    """Every method, as seen from this machine."""
+    return {
+        "http-01": partial(http01, resolver=resolver, egress=egress, clock=clock, port=http01_port),
+    }
