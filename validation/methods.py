@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from typing import Any
 
 from pki.clock import Clock
 from validation.challenge import Challenge
@@ -12,7 +13,7 @@ from validation.http01 import http01
 from validation.outcome import Outcome
 from validation.resolver import Resolver
 
-Method = Callable[[Challenge], Awaitable[Outcome]]
+Method = Callable[[Challenge], Coroutine[Any, Any, Outcome]]
 """Does the outbound traffic of one challenge; never raises for what the client or the network did."""
 
 
