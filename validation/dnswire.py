@@ -1,7 +1,7 @@
-"""DNS messages, as far as a stub resolver needs them (RFC 1035 §4). Pure.
+"""DNS messages, as far as a stub resolver needs them (RFC 1035 §4, RFC 6891). Pure.
 
-Law of this file: whatever bytes come in, a Reply, None or Malformed goes out. By hand, because two look-ups belong to every
-validation and a general library costs seven times as much for each; tests compare it with dnspython.
+Law of this file: whatever bytes come in, a Reply, None or Malformed goes out. By hand, because look-ups belong to every
+validation and a general library costs five times as much for each (docs/adr/0004); tests compare it with dnspython.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ MAX_CHAIN = 16  # CNAMEs in one message
 MAX_POINTERS = 128  # in one name: more than it can have labels
 _HEADER = struct.Struct(">HHHHHH")
 _RECORD = struct.Struct(">HHIH")
-_QUERY_FLAGS = 0x0100  # recursion desired
+_QUERY_FLAGS = 0x0120  # recursion desired, and tell us whether DNSSEC proved it (AD, RFC 6840 §5.7)
 _CLASS_IN = 1
+_OPT = 41
+UDP_PAYLOAD = 1232  # octets that reach everybody unfragmented
+_EDNS = b"\0" + struct.pack(">HHIH", _OPT, UDP_PAYLOAD, 0, 0)
+_MAX_TTL = 0x7FFF_FFFF  # RFC 2181 §8: what is more is nothing
 
 Labels = tuple[bytes, ...]
 """A name, lower case, without the empty label of the root."""
@@ -27,12 +31,14 @@ class RecordType(enum.IntEnum):
     CNAME = 5
     TXT = 16
     AAAA = 28
+    CAA = 257  # RFC 8659 §4
 
 
 class Rcode(enum.IntEnum):
     """The response codes that we tell apart (RFC 1035 §4.1.1)."""
 
     NOERROR = 0
+    FORMERR = 1
     SERVFAIL = 2
     NXDOMAIN = 3
     REFUSED = 5
@@ -54,10 +60,13 @@ class Reply:
     then somebody must ask again.
     """
 
-    rcode: int
+    rcode: int  # with the upper bits of EDNS (RFC 6891 §6.1.3)
     truncated: bool
     data: tuple[bytes, ...]
     follow: Labels | None
+    secure: bool = False  # AD: the server says that DNSSEC proved all of it (RFC 4035 §3.2.3)
+    knows: bool = True  # it recursed or has authority; else "no data" is a referral and no answer
+    ttl: int = _MAX_TTL  # seconds, the least of all records that led to the data
 
 
 def labels(name: str) -> Labels:
@@ -73,15 +82,16 @@ def question(name: Labels, wanted: RecordType) -> bytes:
     return b"".join([bytes((len(label),)) + label for label in name]) + b"\0" + struct.pack(">HH", wanted, _CLASS_IN)
 
 
-def query(ident: int, section: bytes) -> bytes:
-    return _HEADER.pack(ident, _QUERY_FLAGS, 1, 0, 0, 0) + section
+def query(ident: int, section: bytes, *, edns: bool = False) -> bytes:
+    """With `edns` the answer may have UDP_PAYLOAD octets instead of 512."""
+    return _HEADER.pack(ident, _QUERY_FLAGS, 1, 0, 0, edns) + section + (_EDNS if edns else b"")
 
 
 def reply(message: bytes, ident: int, section: bytes) -> Reply | None:
     """The reply to `query(ident, section)`, None when the message is not one, or Malformed when it is a broken one."""
     if len(message) < _HEADER.size:
         return None
-    got, flags, questions, answers, _, _ = _HEADER.unpack_from(message)
+    got, flags, questions, answers, authorities, additions = _HEADER.unpack_from(message)
     if got != ident or not flags & 0x8000 or flags & 0x7800:  # another query's, a query, or another opcode
         return None
     rcode = flags & 0xF
@@ -93,9 +103,17 @@ def reply(message: bytes, ident: int, section: bytes) -> Reply | None:
     if flags & 0x0200:
         return Reply(rcode, truncated=True, data=(), follow=None)
     name, _ = _name(section, 0)
-    data, last = _chain(message, end, answers, name, int.from_bytes(section[-4:-2]))
+    data, last, ttl, end = _chain(message, end, answers, name, int.from_bytes(section[-4:-2]))
     recursed = flags & 0x0080
-    return Reply(rcode, truncated=False, data=data, follow=last if last != name and not data and not recursed else None)
+    return Reply(
+        rcode if data else rcode | _upper_rcode(message, end, authorities, additions) << 4,
+        truncated=False,
+        data=data,
+        follow=last if last != name and not data and not recursed else None,
+        secure=bool(flags & 0x0020),
+        knows=bool(recursed or flags & 0x0400),
+        ttl=ttl,
+    )
 
 
 def strings(rdata: bytes) -> bytes:
@@ -115,30 +133,54 @@ def _same_question(got: bytes, asked: bytes) -> bool:
     return got[-4:] == asked[-4:] and got[:-4].lower() == asked[:-4]
 
 
-def _chain(message: bytes, at: int, count: int, name: Labels, wanted: int) -> tuple[tuple[bytes, ...], Labels]:
-    """Follows the CNAMEs from `name` through `count` answers: the wanted data at the chain's end, and that end."""
-    aliases: dict[Labels, int] = {}
-    found: dict[Labels, list[bytes]] = {}
+def _record(message: bytes, at: int) -> tuple[Labels, int, int, int, int, int]:
+    """One record: owner, type, class, TTL, where its RDATA begins and where it ends."""
+    owner, at = _name(message, at)
+    if at + _RECORD.size > len(message):
+        raise Malformed("a record is cut off")
+    kind, class_, ttl, length = _RECORD.unpack_from(message, at)
+    at += _RECORD.size
+    if at + length > len(message):
+        raise Malformed("a record is cut off")
+    return owner, kind, class_, ttl, at, at + length
+
+
+def _chain(message: bytes, at: int, count: int, name: Labels, wanted: int) -> tuple[tuple[bytes, ...], Labels, int, int]:
+    """Follows the CNAMEs from `name` through `count` answers: the wanted data at the chain's end, that end, the least TTL on
+    the way, and where the next section begins.
+    """
+    aliases: dict[Labels, tuple[int, int]] = {}
+    found: dict[Labels, list[tuple[bytes, int]]] = {}
     for _ in range(count):
-        owner, at = _name(message, at)
-        if at + _RECORD.size > len(message):
-            raise Malformed("a record is cut off")
-        kind, class_, _, length = _RECORD.unpack_from(message, at)
-        at += _RECORD.size
-        if at + length > len(message):
-            raise Malformed("a record is cut off")
+        owner, kind, class_, ttl, begin, at = _record(message, at)
         if class_ == _CLASS_IN and kind == wanted:
-            found.setdefault(owner, []).append(message[at : at + length])
+            found.setdefault(owner, []).append((message[begin:at], _seconds(ttl)))
         elif class_ == _CLASS_IN and kind == RecordType.CNAME:
-            aliases[owner] = at
-        at += length
+            aliases[owner] = begin, _seconds(ttl)
+    least = _MAX_TTL
     for _ in range(MAX_CHAIN):
         if name in found:
-            return tuple(found[name]), name
+            records = found[name]
+            return tuple([data for data, _ in records]), name, min(least, *[ttl for _, ttl in records]), at
         if name not in aliases:
-            return (), name
-        name, _ = _name(message, aliases[name])
+            return (), name, least, at
+        begin, ttl = aliases[name]
+        least = min(least, ttl)
+        name, _ = _name(message, begin)
     raise AliasLoop("the CNAME records do not end")
+
+
+def _seconds(ttl: int) -> int:
+    return ttl if ttl <= _MAX_TTL else 0
+
+
+def _upper_rcode(message: bytes, at: int, authorities: int, additions: int) -> int:
+    """Of the OPT record, if there is one: an answer that EDNS calls an error must not be read as "no data"."""
+    for position in range(authorities + additions if additions else 0):
+        _, kind, _, ttl, _, at = _record(message, at)
+        if kind == _OPT and position >= authorities:
+            return ttl >> 24
+    return 0
 
 
 def _name(message: bytes, at: int) -> tuple[Labels, int]:

@@ -159,8 +159,7 @@ class DnsServer:
 
     def _answer(self, query: dns.message.Message, name: str, kind: str) -> dns.message.Message:
         answer = dns.message.make_response(query)
-        if self._recursive:
-            answer.flags |= dns.flags.RA
+        answer.flags |= dns.flags.RA if self._recursive else dns.flags.AA
         flips = self._flips.get(name)
         if flips and kind == "A":
             self[name] = flips.pop(0) if len(flips) > 1 else flips[0]

@@ -38,6 +38,7 @@ def data(*octets: int) -> tuple[bytes, ...]:
 def test_queries_are_what_dnspython_writes(name: str, wanted: RecordType, ident: int) -> None:
     theirs = dns.message.make_query(name, wanted.name)
     theirs.id = ident
+    theirs.flags |= dns.flags.AD
     assert dnswire.query(ident, dnswire.question(dnswire.labels(name), wanted)) == theirs.to_wire()
 
 
@@ -57,7 +58,7 @@ def test_names_compare_without_regard_to_case() -> None:
     wire = answer(
         ("WWW.EXAMPLE.COM", "CNAME", "Other.Example.NET."), ("oTHER.example.net", "A", "192.0.2.1"), name="wWw.example.com"
     )
-    assert dnswire.reply(wire, IDENT, SECTION) == Reply(0, truncated=False, data=data(192, 0, 2, 1), follow=None)
+    assert dnswire.reply(wire, IDENT, SECTION) == Reply(0, truncated=False, data=data(192, 0, 2, 1), follow=None, ttl=60)
 
 
 def test_addresses_of_other_names_in_the_answer_are_nobodys() -> None:
