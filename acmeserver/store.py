@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from acmeserver.external import BINDING_COLUMNS, BINDING_JOIN
 from acmeserver.problems import WireIdentifier
 from acmeserver.states import (
     AccountStatus,
@@ -39,27 +40,36 @@ INSERT_ACCOUNT_SQL = (
 UPDATE_CONTACT_SQL = "UPDATE acme_account SET contact = $3 WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
 DEACTIVATE_ACCOUNT_SQL = "UPDATE acme_account SET status = 'deactivated' WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
 
+# What `standing.py` judges; `a` is the account, and BINDING_JOIN belongs to it.
+STANDING_COLUMNS = (
+    f"a.status AS account_status, a.thumbprint AS account_thumbprint, a.terms AS account_terms, {BINDING_COLUMNS}"
+)
+STANDING_SQL = f"SELECT {STANDING_COLUMNS} FROM acme_account a {BINDING_JOIN} WHERE a.id = $1 AND a.endpoint = $2"  # noqa: S608  # constants only
+
 _AUTHORIZATION = (
     "z.id AS z_id, z.identifier_type, z.identifier, z.wildcard, z.status AS z_status, z.token, z.challenges, z.chosen, "
     "z.error AS z_error, z.validated_at, z.expires_at AS z_expires_at"
 )
 
 ORDER_SQL = (
-    "SELECT a.status AS account_status, a.thumbprint AS account_thumbprint, "  # noqa: S608  # constants only
+    f"SELECT {STANDING_COLUMNS}, "  # noqa: S608  # constants only
     "o.id AS o_id, o.status AS o_status, o.identifiers, o.profile, o.profile_version, o.not_before, o.not_after, "
     f"o.expires_at AS o_expires_at, o.error AS o_error, o.issuer, o.serial, {_AUTHORIZATION} "
-    "FROM acme_account a LEFT JOIN acme_order o ON o.account_id = a.id AND o.id = $3 AND o.expires_at > $4 "
+    f"FROM acme_account a {BINDING_JOIN} "
+    "LEFT JOIN acme_order o ON o.account_id = a.id AND o.id = $3 AND o.expires_at > $4 "
     "LEFT JOIN acme_order_authorization oa ON oa.order_id = o.id "
     "LEFT JOIN acme_authorization z ON z.id = oa.authorization_id AND z.account_id = a.id "
     "WHERE a.id = $1 AND a.endpoint = $2 ORDER BY oa.position"
 )
 # The order is the account's and the account is valid; its key is checked again, for it may have been changed on another node.
+# Its external key is the one that was looked at (or none), and the terms in force are agreed to ('' asks for none).
 INSERT_ORDER_SQL = (
     "INSERT INTO acme_order (id, account_id, status, identifiers, profile, profile_version, not_before, not_after, "
     "expires_at, error, issuer, serial, created_at) "
     "SELECT CAST($1 AS TEXT), a.id, 'open', CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS TEXT), CAST($7 AS BIGINT), "
     "CAST($8 AS BIGINT), CAST($9 AS BIGINT), '', '', '', CAST($10 AS BIGINT) "
-    "FROM acme_account a WHERE a.id = $2 AND a.thumbprint = $3 AND a.status = 'valid'"
+    "FROM acme_account a WHERE a.id = $2 AND a.thumbprint = $3 AND a.status = 'valid' "
+    "AND a.external_kid = $11 AND (CAST($12 AS TEXT) = '' OR a.terms = $12)"
 )
 INSERT_AUTHORIZATION_SQL = (
     "INSERT INTO acme_authorization (id, account_id, identifier_type, identifier, wildcard, status, token, challenges, "
@@ -68,10 +78,13 @@ INSERT_AUTHORIZATION_SQL = (
 )
 INSERT_LINK_SQL = "INSERT INTO acme_order_authorization (order_id, authorization_id, position) VALUES ($1, $2, $3)"
 
-# Finalize's compare-and-set. Of two finalizes one wins; a deactivated account or authorization, or one past its time, cannot.
+# Finalize's compare-and-set. Of two finalizes one wins; a deactivated account or authorization, or one past its time, cannot,
+# nor can an account whose external key was revoked.
 BEGIN_ORDER_SQL = (
     "UPDATE acme_order SET status = $3 WHERE id = $1 AND status = $2 AND expires_at > $4 "
-    "AND EXISTS (SELECT 1 FROM acme_account a WHERE a.id = acme_order.account_id AND a.status = 'valid') "
+    "AND EXISTS (SELECT 1 FROM acme_account a WHERE a.id = acme_order.account_id AND a.status = 'valid' "
+    "AND (a.external_kid = '' OR EXISTS (SELECT 1 FROM acme_external_key e WHERE e.kid = a.external_kid "
+    "AND e.revoked_at IS NULL))) "
     "AND EXISTS (SELECT 1 FROM acme_order_authorization oa WHERE oa.order_id = acme_order.id) "
     "AND NOT EXISTS (SELECT 1 FROM acme_order_authorization oa JOIN acme_authorization z ON z.id = oa.authorization_id "
     "WHERE oa.order_id = acme_order.id AND (z.status <> 'valid' OR z.expires_at <= $4))"
@@ -83,8 +96,6 @@ AUTHORIZATION_SQL = (
     "FROM acme_account a LEFT JOIN acme_authorization z ON z.account_id = a.id AND z.id = $3 AND z.expires_at > $4 "
     "WHERE a.id = $1 AND a.endpoint = $2"
 )
-# For the answer alone: somebody else's authorization is 403, none at all 404.
-AUTHORIZATION_EXISTS_SQL = "SELECT 1 AS found FROM acme_authorization WHERE id = $1 AND account_id <> $2 AND expires_at > $3"
 # For a validation that another worker began: the thumbprint is the account's.
 UNSETTLED_AUTHORIZATION_SQL = (
     f"SELECT a.id AS account_id, a.endpoint, a.thumbprint AS account_thumbprint, {_AUTHORIZATION} "  # noqa: S608  # constants only

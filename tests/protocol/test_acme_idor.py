@@ -1,33 +1,25 @@
-"""Whose is it? Two accounts, every object URL, every verb (the defect that ACME servers share)."""
+"""Whose is it? Two accounts, every object URL, every verb (the defect that ACME servers share).
+
+What belongs to somebody else is answered as what is not there: status, headers and text are the same, so no answer tells.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import pytest
 
+from acmeserver.resources import RESOURCES
 from pki.strict import base64url
 from storage.database import Database
-from tests.helpers.acme_client import AcmeClient
+from tests.helpers.acme_client import BASE, AcmeClient, Reply
 from tests.helpers.acme_world import AcmeWorld, acme_world
 from tests.helpers.clock import FakeClock
 from tests.helpers.issuance_simulator import der_of, make_csr
 
-
-@dataclass(frozen=True, slots=True)
-class Objects:
-    """URLs of one account's objects, in every state that matters."""
-
-    account: str
-    pending_order: str
-    ready_order: str
-    valid_order: str
-    pending_authorization: str
-    valid_authorization: str
-    pending_challenge: str
-    valid_challenge: str
-    certificate: str
+Objects = dict[str, str]
+"""URLs of one account's objects, in every state that matters."""
 
 
 @pytest.fixture
@@ -43,68 +35,113 @@ async def make_objects(owner: AcmeClient) -> Objects:
     final = await owner.finalize(valid, der_of(make_csr("a.example.com")))
     waiting, proved = [str(order.json["authorizations"][0]) for order in (pending, valid)]
     challenges = [str((await owner.post(url)).json["challenges"][0]["url"]) for url in (waiting, proved)]
-    return Objects(
-        account=owner.kid,
-        pending_order=pending.location,
-        ready_order=ready.location,
-        valid_order=valid.location,
-        pending_authorization=waiting,
-        valid_authorization=proved,
-        pending_challenge=challenges[0],
-        valid_challenge=challenges[1],
-        certificate=final.json["certificate"],
-    )
+    return {
+        "account": owner.kid,
+        "pending order": pending.location,
+        "ready order": ready.location,
+        "valid order": valid.location,
+        "pending order's finalize": pending.json["finalize"],
+        "ready order's finalize": ready.json["finalize"],
+        "valid order's finalize": valid.json["finalize"],
+        "pending authorization": waiting,
+        "valid authorization": proved,
+        "pending challenge": challenges[0],
+        "valid challenge": challenges[1],
+        "certificate": final.json["certificate"],
+    }
 
 
-PAYLOADS: tuple[object, ...] = (b"", {}, {"status": "deactivated"}, {"contact": ["mailto:thief@example.com"]})
+# What the owner may not do to an object with an empty payload, because it is no object to read.
+UNREADABLE = re.compile("finalize$")
 
-# What a stranger's well-formed request gets; other people's orders and certificates do not exist for it.
-VERDICTS = {
-    "account": 403,
-    "pending_order": 404,
-    "ready_order": 404,
-    "valid_order": 404,
-    "pending_authorization": 403,
-    "valid_authorization": 403,
-    "pending_challenge": 403,
-    "valid_challenge": 403,
-    "certificate": 404,
-}
+VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def payloads() -> tuple[object, ...]:
+    """Everything that does something to one of its own objects."""
+    csr = base64url(der_of(make_csr("a.example.com")))
+    return (b"", {}, {"status": "deactivated"}, {"contact": ["mailto:thief@example.com"]}, {"csr": csr})
+
+
+def missing(url: str) -> str:
+    """The same kind of URL, of an object that nobody has."""
+    path = url.removeprefix(f"{BASE}/acme/")
+    endpoint, kind, identifier, *rest = path.split("/")
+    nothing = "f" * len(identifier) if kind == "cert" else "A" * len(identifier)
+    return f"{BASE}/acme/" + "/".join((endpoint, kind, nothing, *rest))
+
+
+def seen(reply: Reply) -> tuple[object, ...]:
+    """All that a client can see of an answer, but for what is new every time."""
+    headers = {name: value for name, value in reply.headers.items() if name not in {"Replay-Nonce", "Date"}}
+    assert ("Replay-Nonce" in reply.headers) == (reply.status != 405)
+    return (reply.status, headers, reply.links, reply.body)
 
 
 async def snapshot(database: Database) -> list[object]:
-    tables = ("acme_account", "acme_order", "acme_authorization")
-    return [[dict(row) for row in await database.fetch(f"SELECT * FROM {table} ORDER BY id")] for table in tables]  # noqa: S608  # a constant
+    tables = ("acme_account", "acme_order", "acme_authorization", "acme_order_authorization", "job")
+    return [sorted(str(dict(row)) for row in await database.fetch(f"SELECT * FROM {table}")) for table in tables]  # noqa: S608  # a constant
+
+
+def test_every_object_of_the_route_table_is_attacked_here() -> None:
+    """Whoever adds a resource with an id in its path adds one to `make_objects`."""
+    kinds = {each.path.split("/")[0] for each in RESOURCES if "{" in each.path}
+    assert kinds == {"account", "order", "authz", "challenge", "cert"}
 
 
 @pytest.mark.parametrize("same_endpoint", [True, False])
-async def test_a_stranger_can_neither_read_nor_change_anything(world: AcmeWorld, *, same_endpoint: bool) -> None:
+async def test_a_stranger_sees_anothers_object_as_one_that_is_not_there(world: AcmeWorld, *, same_endpoint: bool) -> None:
     owner = await world.registered()
     objects = await make_objects(owner)
     stranger = await world.registered("default" if same_endpoint else "other")
     before, calls = await snapshot(world.database), len(world.http01.calls)
-    for name, verdict in VERDICTS.items():
-        url: str = getattr(objects, name)
-        url = url if same_endpoint else url.replace("/acme/default/", "/acme/other/")
-        statuses = {(await stranger.post(url, payload)).status for payload in PAYLOADS}
-        assert statuses <= {verdict, 400}, name
-        assert verdict in statuses, name
-    csr = der_of(make_csr("a.example.com"))
-    for order in (objects.pending_order, objects.ready_order, objects.valid_order):
-        url = order if same_endpoint else order.replace("/acme/default/", "/acme/other/")
-        reply = await stranger.post(f"{url}/finalize", {"csr": base64url(csr)})
-        assert reply.status == 404
+    for name, url in objects.items():
+        place = url if same_endpoint else url.replace("/acme/default/", "/acme/other/")
+        for payload in payloads():
+            theirs, nobodys = await stranger.post(place, payload), await stranger.post(missing(place), payload)
+            assert seen(theirs) == seen(nobodys), (name, payload)
+            assert theirs.status in {403, 404} if payload == b"" and not UNREADABLE.search(name) else theirs.status >= 400
     assert await snapshot(world.database) == before
     assert len(world.http01.calls) == calls
     assert len(world.issuance.requests) == 1
 
 
+async def test_what_is_not_ones_own_is_404_but_for_the_account_which_is_403(world: AcmeWorld) -> None:
+    objects = await make_objects(await world.registered())
+    stranger = await world.registered()
+    csr = {"csr": base64url(der_of(make_csr("a.example.com")))}
+    for name, url in objects.items():
+        reply = await stranger.post(url, csr if UNREADABLE.search(name) else b"")
+        expected = (403, "unauthorized") if name == "account" else (404, "malformed")
+        assert (reply.status, reply.problem) == expected, name
+
+
+async def test_no_unsigned_verb_tells_what_is_there(world: AcmeWorld) -> None:
+    objects = await make_objects(await world.registered())
+    nobody = world.client()
+    before = await snapshot(world.database)
+    for name, url in objects.items():
+        for verb in VERBS:
+            for body in (None, b"{}"):
+                theirs = await nobody.request(verb, url, body=body)
+                nobodys = await nobody.request(verb, missing(url), body=body)
+                assert theirs.status in {405, 415}, (name, verb)
+                headers = [
+                    {key: value for key, value in each.headers.items() if key not in {"Replay-Nonce", "Date"}}
+                    for each in (theirs, nobodys)
+                ]
+                assert (theirs.status, headers[0], theirs.body) == (nobodys.status, headers[1], nobodys.body), (name, verb)
+    assert await snapshot(world.database) == before
+
+
 async def test_the_owner_can_do_all_of_it(world: AcmeWorld) -> None:
-    """The matrix above proves nothing if its URLs are wrong."""
+    """The tests above prove nothing if their URLs are wrong."""
     owner = await world.registered()
-    objects = await make_objects(owner)
-    for name in VERDICTS:
-        assert (await owner.post(getattr(objects, name))).status == 200, name
+    for name, url in (await make_objects(owner)).items():
+        if not UNREADABLE.search(name):
+            assert (await owner.post(url)).status == 200, name
+        reply = await owner.post(missing(url), {} if name.endswith("finalize") else b"")
+        assert reply.status in {400, 403, 404}, name
 
 
 async def test_a_stranger_cannot_sign_with_anothers_kid(world: AcmeWorld) -> None:
@@ -115,8 +152,33 @@ async def test_a_stranger_cannot_sign_with_anothers_kid(world: AcmeWorld) -> Non
     assert (await owner.post(owner.kid)).json["status"] == "valid"
 
 
-@pytest.mark.parametrize("kind", ["order", "authz", "cert", "account"])
-async def test_what_does_not_exist_is_not_found(world: AcmeWorld, kind: str) -> None:
-    client = await world.registered()
-    reply = await client.post(client.url(f"{kind}/abcdef0123"))
-    assert reply.status == (403 if kind == "account" else 404)
+async def test_one_key_with_two_accounts_cannot_reach_from_one_endpoint_into_the_other(world: AcmeWorld) -> None:
+    """The same key, a kid of endpoint A, a URL of endpoint B: neither side may confuse them."""
+    here = await world.registered()
+    there = AcmeClient(world.http, key=here.key, endpoint="other")
+    assert (await there.register()).status == 201
+    objects = await make_objects(here)
+    for name, url in objects.items():
+        moved = url.replace("/acme/default/", "/acme/other/")
+        assert (await there.post(url)).problem == "accountDoesNotExist", name  # B's kid at A
+        assert (await here.post(moved)).problem == "accountDoesNotExist", name  # A's kid at B
+        if not UNREADABLE.search(name):
+            assert (await there.post(moved)).status in {403, 404}, name  # B's kid at B, A's object
+
+
+async def test_a_deactivated_account_sees_nothing_of_its_own_any_more(world: AcmeWorld) -> None:
+    """RFC 8555 §7.3.6: no request of it is authorized, and what it owned is as closed as what it never had."""
+    owner = await world.registered()
+    objects = await make_objects(owner)
+    assert (await owner.post(owner.kid, {"status": "deactivated"})).status == 200
+    before = await snapshot(world.database)
+    for name, url in objects.items():
+        for payload in payloads():
+            theirs, nobodys = await owner.post(url, payload), await owner.post(missing(url), payload)
+            assert theirs.status >= 400, name
+            if theirs.status != 400:
+                assert theirs.problem == "unauthorized", name
+            if name != "account":
+                assert seen(theirs) == seen(nobodys), name
+    assert await snapshot(world.database) == before
+    assert len(world.issuance.requests) == 1

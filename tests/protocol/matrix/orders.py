@@ -65,10 +65,10 @@ def anothers_authorization(site: Site) -> Reply:
     theirs = other.ready("host.example.test")  # B's own authorization for the same name counts for B alone
     assert theirs.status == 201
     for reply in (other.post(url), other.post(url, {"status": "deactivated"})):
-        assert reply.status == 403
+        assert reply.status == 404
     challenge = site.account.post(url).json["challenges"][0]
     site.doors.around.http.serve(challenge["token"], f"{challenge['token']}.{other.thumbprint()}")
-    assert other.post(challenge["url"], {}).status == 403
+    assert other.post(challenge["url"], {}).status == 404
     return site.account.finalize(order, Wanted().csr())
 
 
