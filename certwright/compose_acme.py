@@ -51,6 +51,7 @@ def challenge_methods(config: Config, clock: Clock, metrics: Metrics, log: Log) 
         egress=Egress(allow_networks=config.validation.allow_networks),
         clock=clock,
         http01_port=config.validation.http01_port,
+        tlsalpn01_port=config.validation.tlsalpn01_port,
     )
     return {
         kind: measured_method(kind, method, metrics=metrics, log=log, now=time.perf_counter) for kind, method in methods.items()

@@ -9,7 +9,7 @@ from certwright import config_schema
 from certwright.yaml_positions import Place
 
 # What this release does of what the schema knows.
-CHALLENGES = frozenset({"http-01"})
+CHALLENGES = frozenset({"http-01", "tls-alpn-01"})
 
 Note = Callable[[Place, str], None]
 """Records a problem at a place below the endpoint."""

@@ -12,13 +12,17 @@ from validation.egress import Egress
 from validation.http01 import http01
 from validation.outcome import Outcome
 from validation.resolver import Resolver
+from validation.tlsalpn01 import tlsalpn01
 
 Method = Callable[[Challenge], Coroutine[Any, Any, Outcome]]
 """Does the outbound traffic of one challenge; never raises for what the client or the network did."""
 
 
-def local_methods(*, resolver: Resolver, egress: Egress, clock: Clock, http01_port: int) -> Mapping[str, Method]:
+def local_methods(
+    *, resolver: Resolver, egress: Egress, clock: Clock, http01_port: int, tlsalpn01_port: int
+) -> Mapping[str, Method]:
     """Every method, as seen from this machine."""
     return {
         "http-01": partial(http01, resolver=resolver, egress=egress, clock=clock, port=http01_port),
+        "tls-alpn-01": partial(tlsalpn01, resolver=resolver, egress=egress, clock=clock, port=tlsalpn01_port),
     }
