@@ -36,12 +36,17 @@ class DnsFault(enum.Enum):
     ONLY_FORGED = enum.auto()  # the forged one alone
     GARBAGE = enum.auto()  # the right header, then nonsense
     TCP_CUT = enum.auto()  # truncated by UDP; TCP closes in the middle
+    NO_EDNS = enum.auto()  # a server from before EDNS: FORMERR, the right answer only without
+    BADVERS = enum.auto()  # an error that only EDNS can tell: NOERROR and no data for who does not look
+    REFERRAL = enum.auto()  # neither recursion nor authority: ask those others
+    NX_WITH_DATA = enum.auto()  # contradicts itself
 
 
 class DnsServer:
-    """`server["example.com"] = ["192.0.2.1", "2001:db8::1"]`; also `cname`, `txt`, `flip`, `faults`.
+    """`server["example.com"] = ["192.0.2.1", "2001:db8::1"]`; also `cname`, `txt`, `caa`, `flip`, `faults`, `secure`.
 
     With `recursive` the answers say that recursion was available, and CNAMEs are followed; without, only the first is given.
+    Answers that do not fit into 512 octets, or into what the query's EDNS allows, are truncated by UDP.
     """
 
     def __init__(self, *, recursive: bool = True) -> None:
@@ -50,6 +55,8 @@ class DnsServer:
         self._broken: dict[tuple[str, str], bytes] = {}
         self._flips: dict[str, list[Sequence[str]]] = {}
         self.faults: dict[str, DnsFault] = {}
+        self.secure: set[str] | None = set()  # names for which a query with AD is told that DNSSEC proved it; None: all
+        self.ttls: dict[str, int] = {}  # of a name's records, else 60
         self.queries: list[tuple[str, str]] = []  # (name, type), in the order received, UDP and TCP
         self.tcp_queries = 0
         self.address = ""  # "127.0.0.1:port" once started
@@ -73,6 +80,10 @@ class DnsServer:
         self._records[name, "TXT"] = [
             " ".join(f'"{value[i : i + 255]}"' for i in range(0, max(1, len(value)), 255)) for value in values
         ]
+
+    def caa(self, name: str, *records: str) -> None:
+        """As zone files have them: `0 issue "ca.test"`."""
+        self._records[name, "CAA"] = list(records)
 
     def broken(self, name: str, kind: str, rdata: bytes) -> None:
         """A record with these octets, whatever its type says."""
@@ -113,7 +124,7 @@ class DnsServer:
         self.queries.append((name, kind))
         self.tcp_queries += tcp
         answer = self._answer(query, name, kind)
-        right = answer.to_wire()
+        right = _sized(query, answer, tcp=tcp)
         match self.faults.get(name):
             case None:
                 return [right]
@@ -145,6 +156,25 @@ class DnsServer:
                 other = dns.message.make_query("forged.example", asked.rdtype)
                 other.id = query.id
                 return [self._answer(other, "forged.example", kind).to_wire(), right]
+            case DnsFault.NO_EDNS if query.edns >= 0:
+                refusal = _refusal(query, dns.rcode.FORMERR)
+                refusal.use_edns(False)
+                return [refusal.to_wire()]
+            case DnsFault.NO_EDNS:
+                return [right]
+            case DnsFault.BADVERS:
+                bad = dns.message.make_response(query)
+                bad.flags |= dns.flags.RA
+                bad.authority.append(dns.rrset.from_text("example.", 60, "IN", "SOA", "ns.example. h.example. 1 2 3 4 5"))
+                bad.use_edns(0, ednsflags=1 << 24)
+                return [bad.to_wire()]
+            case DnsFault.REFERRAL:
+                others = dns.message.make_response(query)
+                others.authority.append(dns.rrset.from_text("example.", 60, "IN", "NS", "ns.example."))
+                return [others.to_wire()]
+            case DnsFault.NX_WITH_DATA:
+                answer.set_rcode(dns.rcode.NXDOMAIN)
+                return [answer.to_wire()]
             case DnsFault.GARBAGE:  # seven answers are promised
                 return [right[:6] + b"\0\7" + right[8 : len(wire)] + b"\xff\xfe"]
             case fault:
@@ -160,6 +190,8 @@ class DnsServer:
     def _answer(self, query: dns.message.Message, name: str, kind: str) -> dns.message.Message:
         answer = dns.message.make_response(query)
         answer.flags |= dns.flags.RA if self._recursive else dns.flags.AA
+        if query.flags & dns.flags.AD and (self.secure is None or name in self.secure):
+            answer.flags |= dns.flags.AD
         flips = self._flips.get(name)
         if flips and kind == "A":
             self[name] = flips.pop(0) if len(flips) > 1 else flips[0]
@@ -167,7 +199,7 @@ class DnsServer:
             target = self._records.get((name, "CNAME"))
             if target is None:
                 break
-            answer.answer.append(dns.rrset.from_text(f"{name}.", 60, "IN", "CNAME", f"{target[0]}."))
+            answer.answer.append(dns.rrset.from_text(f"{name}.", self._ttl(name), "IN", "CNAME", f"{target[0]}."))
             name = target[0]
             if not self._recursive:
                 return answer
@@ -175,10 +207,13 @@ class DnsServer:
         if (name, kind) in self._broken:
             answer.answer.append(_generic(name, kind, self._broken[name, kind]))
         elif values:
-            answer.answer.append(dns.rrset.from_text_list(f"{name}.", 60, "IN", kind, values))
+            answer.answer.append(dns.rrset.from_text_list(f"{name}.", self._ttl(name), "IN", kind, values))
         elif not any(owner == name for owner, _ in self._records):
             answer.set_rcode(dns.rcode.NXDOMAIN)
         return answer
+
+    def _ttl(self, name: str) -> int:
+        return self.ttls.get(name, 60)
 
     async def _serve_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -206,6 +241,15 @@ class _Udp(asyncio.DatagramProtocol):
         assert self._transport is not None
         for reply in self._server.replies(data, tcp=False):
             self._transport.sendto(reply, addr)
+
+
+def _sized(query: dns.message.Message, answer: dns.message.Message, *, tcp: bool) -> bytes:
+    right = answer.to_wire(max_size=65535)
+    if tcp or len(right) <= max(512, query.payload if query.edns >= 0 else 0):
+        return right
+    short = dns.message.make_response(query)
+    short.flags |= dns.flags.TC
+    return short.to_wire()
 
 
 def _refusal(query: dns.message.Message, rcode: dns.rcode.Rcode) -> dns.message.Message:

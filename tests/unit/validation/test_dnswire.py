@@ -42,6 +42,36 @@ def test_queries_are_what_dnspython_writes(name: str, wanted: RecordType, ident:
     assert dnswire.query(ident, dnswire.question(dnswire.labels(name), wanted)) == theirs.to_wire()
 
 
+@given(_names, st.sampled_from([RecordType.CAA, RecordType.TXT]), st.integers(0, 0xFFFF))
+def test_queries_with_edns_are_what_dnspython_writes(name: str, wanted: RecordType, ident: int) -> None:
+    theirs = dns.message.make_query(name, wanted.name, use_edns=0, payload=dnswire.UDP_PAYLOAD)
+    theirs.id = ident
+    theirs.flags |= dns.flags.AD
+    assert dnswire.query(ident, dnswire.question(dnswire.labels(name), wanted), edns=True) == theirs.to_wire()
+
+
+def test_a_ttl_with_its_highest_bit_set_is_none() -> None:
+    """RFC 2181 §8."""
+    wire = answer(("www.example.com", "A", "192.0.2.1"))
+    reply = dnswire.reply(wire.replace((60).to_bytes(4), (0x8000_0000).to_bytes(4)), IDENT, SECTION)
+    assert reply is not None
+    assert reply.ttl == 0
+
+
+@pytest.mark.parametrize("position", ["authority", "additional"])
+def test_the_error_that_only_edns_tells_is_found_where_edns_has_its_place(position: str) -> None:
+    message = dns.message.make_response(dns.message.make_query("www.example.com", "A"))
+    message.id = IDENT
+    message.authority = [dns.rrset.from_text("example.com.", 60, "IN", "NS", "ns.example.com.")]
+    message.use_edns(0, ednsflags=1 << 24)
+    wire = message.to_wire()
+    if position == "authority":  # an OPT there is no OPT
+        wire = wire[:8] + b"\0\2\0\0" + wire[12:]
+    reply = dnswire.reply(wire, IDENT, SECTION)
+    assert reply is not None
+    assert reply.rcode == (16 if position == "additional" else 0)
+
+
 @given(_names, st.lists(_names, max_size=5, unique=True), st.lists(st.ip_addresses(v=4), min_size=1, max_size=4, unique=True))
 def test_what_dnspython_writes_is_read(name: str, chain: list[str], addresses: list[object]) -> None:
     owners = [name, *(link for link in chain if link != name)]

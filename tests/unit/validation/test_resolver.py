@@ -68,6 +68,30 @@ async def test_every_trouble_has_its_own_fault_and_is_asked_again(
     assert server.queries.count((NAME, "A")) >= 2
 
 
+@pytest.mark.parametrize(
+    ("trouble", "expected"),
+    [
+        (Trouble.BADVERS, DnsFault.ERROR),
+        (Trouble.REFERRAL, DnsFault.REFERRAL),
+        (Trouble.NX_WITH_DATA, DnsFault.MALFORMED),
+        (Trouble.SERVFAIL, DnsFault.SERVFAIL),
+        (Trouble.REFUSED_BARE, DnsFault.REFUSED),
+        (Trouble.TCP_CUT, DnsFault.MALFORMED),
+    ],
+)
+@pytest.mark.parametrize("present", [True, False])
+async def test_an_error_is_never_taken_for_the_absence_of_caa_records(
+    server: DnsServer, trouble: Trouble, expected: DnsFault, *, present: bool
+) -> None:
+    """Absence permits issuance, so nothing else may look like it (RFC 8659 §3)."""
+    if present or trouble is Trouble.NX_WITH_DATA:
+        server.caa(NAME, '0 issue "ca.test"')
+    server.faults[NAME] = trouble
+    with pytest.raises(LookupFailed) as caught:
+        await resolver(server).caa(NAME)
+    assert caught.value.fault is expected
+
+
 @pytest.mark.parametrize("trouble", [Trouble.SILENT, Trouble.ONLY_FORGED])
 async def test_silence_and_forgeries_time_out(server: DnsServer, trouble: Trouble) -> None:
     server.faults[NAME] = trouble
@@ -153,6 +177,121 @@ async def test_every_txt_record_is_read_with_its_strings_joined(server: DnsServe
         await resolver(server).txt(NAME)
 
 
+async def test_caa_records_come_with_the_least_ttl_on_the_way(server: DnsServer) -> None:
+    server.caa(NAME, '0 issue "ca.test"', '128 iodef "mailto:a@example.com"')
+    server.cname("alias.example.com", NAME)
+    server.ttls |= {NAME: 3600, "alias.example.com": 5}
+    found = await resolver(server).caa(NAME)
+    assert set(found.records) == {b"\0\5issueca.test", b"\x80\5iodefmailto:a@example.com"}
+    assert (found.ttl, found.secure, found.resolver) == (3600, False, server.address)
+    alias = await resolver(server).caa("alias.example.com")
+    assert (set(alias.records), alias.ttl) == (set(found.records), 5)
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+async def test_the_ttl_of_an_alias_counts_whoever_follows_it(*, recursive: bool) -> None:
+    async with DnsServer(recursive=recursive) as server:
+        server.caa(NAME, '0 issue "ca.test"')
+        server.cname("alias.example.com", NAME)
+        server.ttls["alias.example.com"] = 7
+        assert (await resolver(server).caa("alias.example.com")).ttl == 7
+
+
+async def test_no_caa_records_and_no_such_name_are_answers(server: DnsServer) -> None:
+    for name in (NAME, "nowhere.example.com"):
+        found = await resolver(server).caa(name)
+        assert (found.records, found.ttl) == ((), 0)
+
+
+async def test_long_answers_come_by_udp_thanks_to_edns_and_longer_ones_by_tcp(server: DnsServer) -> None:
+    server.txt("long.example.com", *(f"{i:03}" + "x" * 200 for i in range(4)))
+    assert len((await resolver(server).txt("long.example.com")).values) == 4
+    assert server.tcp_queries == 0
+    server.txt("longer.example.com", *(f"{i:03}" + "x" * 200 for i in range(200)))
+    assert len((await resolver(server).txt("longer.example.com")).values) == 200
+    assert server.tcp_queries == 1
+
+
+async def test_a_server_from_before_edns_is_asked_without(server: DnsServer) -> None:
+    server.txt(NAME, "text")
+    server.faults[NAME] = Trouble.NO_EDNS
+    assert (await resolver(server).txt(NAME)).values == (b"text",)
+    assert len(server.queries) == 2
+
+
+async def test_what_dnssec_proved_is_said(server: DnsServer) -> None:
+    server.txt(NAME, "text")
+    server.caa(NAME, '0 issue "ca.test"')
+    server.secure = {NAME}
+    asking = resolver(server)
+    assert (await asking.addresses(NAME)).secure is True
+    assert (await asking.txt(NAME)).secure
+    assert (await asking.caa(NAME)).secure
+    server.secure = set()
+    assert (await asking.addresses(NAME)).secure is False
+    assert not (await asking.txt(NAME)).secure
+    assert not (await asking.caa(NAME)).secure
+
+
+async def test_a_chain_is_as_secure_as_its_least_secure_link() -> None:
+    async with DnsServer(recursive=False) as server:
+        server.cname(NAME, "a.example.net")
+        server.cname("a.example.net", "b.example.net")
+        server.txt("b.example.net", "text")
+        for secure, expected in [
+            ({NAME, "a.example.net", "b.example.net"}, True),
+            ({NAME, "b.example.net"}, False),
+            ({NAME, "a.example.net"}, False),
+        ]:
+            server.secure = secure
+            assert (await resolver(server).txt(NAME)).secure is expected
+
+
+def strict(server: DnsServer) -> DnsResolver:
+    return DnsResolver([server.address], timeout=0.5, tries=2, require_secure=True)
+
+
+async def test_where_dnssec_is_required_every_unproved_answer_is_refused(server: DnsServer) -> None:
+    """Denials too: "no CAA record" permits, so a forger would begin there."""
+    server.txt(NAME, "text")
+    server.caa(NAME, '0 issue "ca.test"')
+    asking = strict(server)
+    for look_up in (asking.addresses, asking.txt, asking.caa):
+        for name in (NAME, "nowhere.example.com"):
+            with pytest.raises(LookupFailed) as caught:
+                await look_up(name)
+            assert caught.value.fault is DnsFault.INSECURE
+
+
+async def test_where_dnssec_is_required_proved_answers_are_taken(server: DnsServer) -> None:
+    server.txt(NAME, "text")
+    server.secure = None
+    asking = strict(server)
+    assert (await asking.addresses(NAME)).v4 == V4
+    assert (await asking.txt(NAME)).values == (b"text",)
+    assert (await asking.caa(NAME)).records == ()
+    assert (await asking.caa("nowhere.example.com")).secure
+    assert await fault(asking, "nowhere.example.com") is DnsFault.NXDOMAIN
+    with pytest.raises(LookupFailed) as caught:
+        await asking.txt("nowhere.example.com")
+    assert caught.value.secure
+
+
+async def test_where_dnssec_is_required_one_unproved_family_spoils_both() -> None:
+    """Else who can forge AAAA answers would only have to leave A alone."""
+    async with DnsServer(recursive=False) as server:
+        server.cname(NAME, "a.example.net")
+        server["a.example.net"] = ["192.0.2.1"]
+        server.secure = {NAME}
+        assert await fault(strict(server)) is DnsFault.INSECURE
+
+
+async def test_where_dnssec_is_required_a_server_that_fails_still_says_so(server: DnsServer) -> None:
+    """SERVFAIL is how a validating resolver says "bogus"."""
+    server.faults[NAME] = Trouble.SERVFAIL
+    assert await fault(strict(server)) is DnsFault.SERVFAIL
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "wire"),
     [("addresses", "A", b"\x7f\0\0"), ("addresses", "AAAA", b"\x7f\0\0\1"), ("txt", "TXT", b"\5abc")],
@@ -205,7 +344,7 @@ async def test_then_the_servers_of_resolv_conf_are_asked_for_the_name_as_it_stan
     conf = tmp_path / "resolv.conf"
     conf.write_text(f"search example.com\noptions ndots:5\nnameserver not-an-address\nnameserver\n{NOWHERE}")
     system = SystemResolver(hosts=tmp_path / "missing", servers=conf)
-    for look_up in (system.addresses, system.txt):
+    for look_up in (system.addresses, system.txt, system.caa):
         with pytest.raises(LookupFailed, match="for www failed: the DNS server cannot be reached") as caught:
             await look_up("www")
         assert caught.value.resolver == "255.255.255.255"
