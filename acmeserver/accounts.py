@@ -73,9 +73,9 @@ class Accounts:
 
     async def _insert(self, jwk: Jwk, wanted: NewAccount) -> tuple[Account, bool]:
         _check_key(jwk)
-        account = Account(self._new_id(), jwk.thumbprint, jwk.text, AccountStatus.VALID, wanted.contact, wanted.terms_agreed)
+        account = Account(self._new_id(), jwk.thumbprint, jwk.text, AccountStatus.VALID, wanted.contact, wanted.terms_agreed, self._endpoint.terms_of_service or "")
         contact, now = store.to_json(account.contact), self._clock.micros()
-        args = (account.id, self._endpoint.name, jwk.thumbprint, jwk.text, contact, int(wanted.terms_agreed), now)
+        args = (account.id, self._endpoint.name, jwk.thumbprint, jwk.text, contact, int(wanted.terms_agreed), now, account.terms, "", "")
         try:
             await self._database.write(Step(store.INSERT_ACCOUNT_SQL, args))
         except Conflict:  # the same key at the same moment

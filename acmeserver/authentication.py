@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from acmeserver import store
+from acmeserver.external import Binding
 from acmeserver.jwk import Jwk, load_jwk, verify
 from acmeserver.jws import Jws, parse_jws
 from acmeserver.nonces import Nonces
@@ -42,6 +43,7 @@ class Acting:
     account_id: str
     jwk: Jwk
     source_address: str
+    binding: Binding | None = None  # known once `standing.py` has looked
 
 
 def check_account(row: Row | None, acting: Acting) -> Row:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
+from acmeserver.limits import LimitRules
+
 DEFAULT_ENDPOINT = "default"  # its directory is at /acme/directory, too
 
 
@@ -20,6 +22,8 @@ class AcmeEndpoint:
     terms_of_service: str | None = None  # URL; when set, a new account must agree
     website: str | None = None
     caa_identities: tuple[str, ...] = ()
-    external_account: Literal["none"] = "none"
+    external_account: Literal["none", "optional", "required"] = "none"  # RFC 8555 §7.3.4
     order_lifetime: timedelta = timedelta(days=7)
     authorization_lifetime: timedelta = timedelta(days=7)  # of a valid one, counted from its validation
+    limits: LimitRules = LimitRules()
+    cors: tuple[str, ...] = ()  # origins whose pages may use this endpoint; "*" is all

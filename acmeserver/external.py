@@ -6,11 +6,11 @@ time that it matters, so a revoked key ends at once and on every node what it ga
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import orjson
 
+from acmeserver.problems import unauthorized
 from pki.identifiers import Identifier
 from policy.names import NamePattern, granted, parse_pattern
 from storage.database import Row
@@ -46,18 +46,17 @@ class Binding:
 
 
 def binding_from(row: Row) -> Binding | None:
-    """From the BINDING_COLUMNS of a look-up; None for an account that is bound to nobody."""
+    """From the BINDING_COLUMNS of a look-up; None for an account that is bound to nobody.
+
+    Raises Problem(unauthorized) when the key was revoked since.
+    """
     if not row["external_kid"]:
         return None
+    if row["e_kid"] is None or row["e_revoked_at"] is not None:
+        raise unauthorized("the external account key that this account is bound to was revoked; ask an operator for another")
     return Binding(
         kid=row["external_kid"],
-        roles=frozenset(_texts(row["e_roles"])),
-        names=tuple(_texts(row["e_names"])),
-        profiles=tuple(_texts(row["e_profiles"])),
+        roles=frozenset(orjson.loads(row["e_roles"])),
+        names=tuple(orjson.loads(row["e_names"])),
+        profiles=tuple(orjson.loads(row["e_profiles"])),
     )
-
-
-def _texts(text: str | None) -> Sequence[str]:
-    """Nothing for a key that is gone; `standing.py` refuses its accounts before anybody looks at this."""
-    texts: list[str] = orjson.loads(text) if text else []
-    return texts

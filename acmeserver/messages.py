@@ -33,12 +33,14 @@ class NewAccount:
     contact: tuple[str, ...]
     terms_agreed: bool
     only_existing: bool
+    external_binding: Mapping[str, Any] | None = None  # read by external.py
 
 
 @dataclass(frozen=True, slots=True)
 class AccountUpdate:
     contact: tuple[str, ...] | None  # None leaves it as it is
     deactivate: bool
+    terms_agreed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +64,23 @@ class RevokeCert:
 
 def parse_new_account(payload: bytes) -> NewAccount:
     members = _members(payload)
+    binding = members.get("externalAccountBinding")
+    if binding is not None and not isinstance(binding, dict):
+        raise malformed("externalAccountBinding is no object")
     return NewAccount(
         contact=_contact(members) or (),
         terms_agreed=_flag(members, "termsOfServiceAgreed"),
         only_existing=_flag(members, "onlyReturnExisting"),
+        external_binding=binding,
     )
 
 
 def parse_account_update(payload: bytes) -> AccountUpdate:
     """Of a POST to the account URL; an empty payload and `{}` are both a read."""
     members = _members(payload) if payload else {}
-    return AccountUpdate(contact=_contact(members), deactivate=_deactivated(members))
+    return AccountUpdate(
+        contact=_contact(members), deactivate=_deactivated(members), terms_agreed=_flag(members, "termsOfServiceAgreed")
+    )
 
 
 def parse_authorization_update(payload: bytes) -> bool:
@@ -141,10 +149,20 @@ def parse_revoke_cert(payload: bytes) -> RevokeCert:
         raise malformed("certificate is not base64url of a DER certificate") from error
 
 
-def account_json(*, status: AccountStatus, contact: Sequence[str], terms_agreed: bool) -> dict[str, Any]:
+def account_json(
+    *,
+    status: AccountStatus,
+    contact: Sequence[str],
+    terms_agreed: bool,
+    orders: str,
+    external_binding: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     content: dict[str, Any] = {"status": status.value, "contact": list(contact)}
     if terms_agreed:
         content["termsOfServiceAgreed"] = True
+    content["orders"] = orders
+    if external_binding is not None:
+        content["externalAccountBinding"] = dict(external_binding)
     return content
 
 

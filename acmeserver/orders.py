@@ -18,10 +18,10 @@ from acmeserver.problems import (
     WireIdentifier,
     WireSubProblem,
     not_found,
-    unauthorized,
     wire_identifier,
 )
 from acmeserver.settlement import ORIGIN
+from acmeserver.standing import admitted, check_standing, check_wanted, explain, guard, principal
 from acmeserver.states import OrderStatus, StoredAuthorization, StoredOrder
 from acmeserver.store import Authorization, Order
 from acmeserver.urls import Urls
@@ -30,9 +30,8 @@ from pki.clock import Clock, Micros, after
 from pki.csr import Csr, parse_csr
 from pki.identifiers import DnsName, Identifier, IpAddress, parse_dns, parse_ip, shown
 from pki.reasons import Reason, Rejection
-from policy.principal import Principal, PrincipalKind
 from policy.profiles import Profile, Profiles
-from storage.database import Conflict, Database, Step
+from storage.database import Conflict, Database, Row, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +75,34 @@ class Orders:
         names = parse_names(wanted.identifiers, offered=self._endpoint.challenges)
         profile, version = self._profile(wanted.profile)
         identifiers = [name.identifier for name in names]
-        self._policy.check(principal=self._principal(acting), profile=profile, identifiers=identifiers)
+        acting = await admitted(self._database, self._endpoint, acting)
+        check_wanted(acting, profile=profile.name, identifiers=identifiers)
+        self._policy.check(principal=principal(acting, self._endpoint), profile=profile, identifiers=identifiers)
         now = self._clock.micros()
         order = self._new_order(names, wanted, (profile.name, version), now)
         try:
-            await self._database.write(*_insert_steps(order, acting, now))
+            await self._database.write(*_insert_steps(order, acting, guard(acting, self._endpoint), now))
         except Conflict as conflict:  # ids are random, so it is the guard on the account
-            raise unauthorized("the account is not valid, or this is no longer its key") from conflict
+            raise await explain(self._database, self._endpoint, acting) from conflict
         return order
 
     async def read(self, acting: Acting, order_id: str) -> Order:
         """The account's own order, not past its time. Raises Problem."""
+        return store.order_from(await self._rows(acting, order_id))
+
+    async def _rows(self, acting: Acting, order_id: str) -> Sequence[Row]:
         now = self._clock.micros()
         rows = await self._database.fetch(store.ORDER_SQL, acting.account_id, self._endpoint.name, order_id, now)
         row = check_account(rows[0] if rows else None, acting)
         if row["o_id"] is None:
             raise not_found("order")
-        return store.order_from(rows)
+        return rows
 
     async def finalize(self, acting: Acting, order_id: str, wanted: Finalize) -> Order:
         """The order as it is after its certificate was made, or while that goes on. Raises Problem, Rejection, Unavailable."""
-        order = await self.read(acting, order_id)
+        rows = await self._rows(acting, order_id)
+        acting = check_standing(rows[0], acting, self._endpoint)
+        order = store.order_from(rows)
         status = order.status(self._clock.micros())
         if status is not OrderStatus.READY:
             raise self._not_ready(order_id, f"it is {status.value}")
@@ -141,11 +147,6 @@ class Orders:
         known = ", ".join(profile.name for profile, _ in self._profiles)
         raise Problem(ProblemType.INVALID_PROFILE, f"this endpoint has no profile {shown(name)}; use one of: {known}")
 
-    def _principal(self, acting: Acting) -> Principal:
-        return Principal(
-            PrincipalKind.ACME_ACCOUNT, acting.account_id, self._endpoint.roles, source_address=acting.source_address
-        )
-
     def _new_order(self, names: Sequence[_Name], wanted: NewOrder, profile: tuple[str, str], now: Micros) -> Order:
         expires_at = after(now, self._endpoint.order_lifetime)
         return Order(
@@ -181,7 +182,7 @@ class Orders:
         return IssuanceRequest(
             channel=Channel.ACME,
             endpoint=self._endpoint.name,
-            principal=self._principal(acting),
+            principal=principal(acting, self._endpoint),
             evidence=tuple(_evidence(authorization) for authorization in order.authorizations),
             profile=order.profile,
             csr=csr,
@@ -286,11 +287,11 @@ def _evidence(authorization: Authorization) -> Evidence:
     )
 
 
-def _insert_steps(order: Order, acting: Acting, now: Micros) -> list[Step]:
+def _insert_steps(order: Order, acting: Acting, guarded: tuple[str, str], now: Micros) -> list[Step]:
     identifiers = store.to_json([identifier.json() for identifier in order.identifiers])
     owner = (acting.account_id, acting.jwk.thumbprint)
     terms = (order.profile, order.profile_version, order.not_before, order.not_after, order.expires_at)
-    steps = [Step(store.INSERT_ORDER_SQL, (order.id, *owner, identifiers, *terms, now))]
+    steps = [Step(store.INSERT_ORDER_SQL, (order.id, *owner, identifiers, *terms, now, *guarded))]
     for position, each in enumerate(order.authorizations):
         name = store.identifier_columns(each.identifier)
         content = (int(each.wildcard), each.token, store.to_json(each.challenges), each.expires_at, now)

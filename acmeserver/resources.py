@@ -16,7 +16,7 @@ from acmeserver.authentication import Acting, SignedBy, Signer
 from acmeserver.problems import Problem, ProblemType
 from acmeserver.server import AcmeServer, Served
 from acmeserver.states import ChallengeStatus, OrderStatus
-from acmeserver.store import Authorization, Order
+from acmeserver.store import Account, Authorization, Order
 from acmeserver.urls import CHALLENGE, ID, SERIAL
 from acmeserver.views import account_view, authorization_view, challenge_view, order_view
 
@@ -65,14 +65,14 @@ async def new_account(call: Call) -> Answer:
     wanted = messages.parse_new_account(call.payload)
     account, created = await call.served.accounts.register(call.signer.jwk, wanted)
     location = call.served.urls.account(account.id)
-    return Answer(201 if created else 200, orjson.dumps(account_view(account)), location=location)
+    return Answer(201 if created else 200, _account_body(call, account), location=location)
 
 
 async def account(call: Call) -> Answer:
     if call.params["id"] != call.acting.account_id:
         raise Problem(ProblemType.UNAUTHORIZED, "this is another account's URL")
     updated = await call.served.accounts.update(call.acting, messages.parse_account_update(call.payload))
-    return Answer(body=orjson.dumps(account_view(updated)), location=call.served.urls.account(updated.id))
+    return Answer(body=_account_body(call, updated), location=call.served.urls.account(updated.id))
 
 
 async def new_order(call: Call) -> Answer:
@@ -142,6 +142,10 @@ RESOURCES = (
     Resource(f"challenge/{{id:{ID}}}/{{kind:{CHALLENGE}}}", SignedBy.ACCOUNT, challenge),
     Resource(f"cert/{{serial:{SERIAL}}}", SignedBy.ACCOUNT, certificate),
 )
+
+
+def _account_body(call: Call, account: Account) -> bytes:
+    return orjson.dumps(account_view(account, urls=call.served.urls, terms=call.served.endpoint.terms_of_service))
 
 
 def _order_answer(call: Call, found: Order, *, status: int = 200) -> Answer:

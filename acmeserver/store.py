@@ -29,13 +29,13 @@ from pki.clock import Micros
 from pki.identifiers import DnsName, Identifier, IpAddress
 from storage.database import Row, Value
 
-_ACCOUNT = "id, endpoint, thumbprint, jwk, status, contact, terms_agreed"
+_ACCOUNT = "id, endpoint, thumbprint, jwk, status, contact, terms_agreed, terms, external_binding"
 
 ACCOUNT_SQL = f"SELECT {_ACCOUNT} FROM acme_account WHERE id = $1 AND endpoint = $2"  # noqa: S608  # constants only
 ACCOUNT_BY_KEY_SQL = f"SELECT {_ACCOUNT} FROM acme_account WHERE endpoint = $1 AND thumbprint = $2"  # noqa: S608  # constants only
 INSERT_ACCOUNT_SQL = (
-    "INSERT INTO acme_account (id, endpoint, thumbprint, jwk, status, contact, terms_agreed, created_at) "
-    "VALUES ($1, $2, $3, $4, 'valid', $5, $6, $7)"
+    "INSERT INTO acme_account (id, endpoint, thumbprint, jwk, status, contact, terms_agreed, created_at, terms, "
+    "external_kid, external_binding) VALUES ($1, $2, $3, $4, 'valid', $5, $6, $7, $8, $9, $10)"
 )
 UPDATE_CONTACT_SQL = "UPDATE acme_account SET contact = $3 WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
 DEACTIVATE_ACCOUNT_SQL = "UPDATE acme_account SET status = 'deactivated' WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
@@ -133,6 +133,12 @@ class Account:
     status: AccountStatus
     contact: tuple[str, ...]
     terms_agreed: bool
+    terms: str = ""  # the URL of those that were agreed to last
+    external_binding: dict[str, Any] | None = None  # as the client sent it
+
+    def agreed_to(self, terms: str | None) -> bool:
+        """Whether it agreed to the terms in force; where there are none, whether it once said that it agrees."""
+        return self.terms_agreed if terms is None else self.terms == terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +193,8 @@ def account_from(row: Row) -> Account:
         status=AccountStatus(row["status"]),
         contact=tuple(orjson.loads(row["contact"])),
         terms_agreed=bool(row["terms_agreed"]),
+        terms=row["terms"],
+        external_binding=orjson.loads(row["external_binding"]) if row["external_binding"] else None,
     )
 
 

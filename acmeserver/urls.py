@@ -25,6 +25,7 @@ class Urls:
         self.new_account = f"{self._root}/new-account"
         self.new_order = f"{self._root}/new-order"
         self.revoke_cert = f"{self._root}/revoke-cert"
+        self.key_change = f"{self._root}/key-change"
 
     def absolute(self, path: str) -> str:
         """The URL that a client used for `path` (with its query), if it used ours."""
@@ -38,6 +39,10 @@ class Urls:
         prefix = f"{self._root}/account/"
         rest = kid.removeprefix(prefix)
         return rest if kid.startswith(prefix) and _ID.fullmatch(rest) else None
+
+    def orders(self, account_id: str, after: str = "") -> str:
+        """The list of an account's orders; `after` is the cursor of a further page."""
+        return f"{self.account(account_id)}/orders" + (f"?after={after}" if after else "")
 
     def order(self, order_id: str) -> str:
         return f"{self._root}/order/{order_id}"

@@ -12,8 +12,15 @@ from acmeserver.urls import Urls
 from pki.clock import Micros
 
 
-def account_view(account: Account) -> dict[str, Any]:
-    return messages.account_json(status=account.status, contact=account.contact, terms_agreed=account.terms_agreed)
+def account_view(account: Account, *, urls: Urls, terms: str | None) -> dict[str, Any]:
+    """`terms` are those in force: an agreement to others is not shown, lest a client that echoes the object agrees by that."""
+    return messages.account_json(
+        status=account.status,
+        contact=account.contact,
+        terms_agreed=account.agreed_to(terms),
+        orders=urls.orders(account.id),
+        external_binding=account.external_binding,
+    )
 
 
 def order_view(order: Order, *, urls: Urls, now: Micros, show_profile: bool) -> dict[str, Any]:
