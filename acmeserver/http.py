@@ -173,12 +173,12 @@ def _refused(request: web.Request, problem: Problem) -> Answer:
 
 
 def _problem_answer(problem: Problem) -> Answer:
-    terms = ((problem.terms_of_service, "terms-of-service"),) if problem.terms_of_service else ()
+    links = ((problem.terms_of_service, "terms-of-service"), (problem.help_url, "help"))
     return Answer(
         problem.status,
         orjson.dumps(problem.json()),
         PROBLEM,
-        links=terms,
+        links=tuple(link for link in links if link[0]),
         retry_after=problem.retry_after,
         allow=problem.allow,
     )

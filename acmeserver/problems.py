@@ -135,6 +135,7 @@ class Problem(Exception):
         allow: str = "",
         terms_of_service: str = "",
         retry_after: int | None = None,
+        help_url: str = "",
     ) -> None:
         super().__init__(kind, detail)
         self.type = kind
@@ -145,6 +146,7 @@ class Problem(Exception):
         self.allow = allow  # the Allow header of a 405
         self.terms_of_service = terms_of_service  # Link rel="terms-of-service" of userActionRequired (§7.3.3)
         self.retry_after = retry_after  # seconds
+        self.help_url = help_url  # Link rel="help" of rateLimited (§6.6)
 
     def json(self) -> dict[str, Any]:
         """The problem document (RFC 7807), nested parts last."""
