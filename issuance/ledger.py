@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import orjson
 
-from issuance.request import ChallengeEvidence, Evidence, IssuanceRequest, IssuedCertificate, Origin
+from issuance.caa import CaaEvidence
+from issuance.request import (
+    ApiKey,
+    BasicPassword,
+    ChallengeEvidence,
+    Evidence,
+    IssuanceRequest,
+    IssuedCertificate,
+    Origin,
+    PolicyOwnership,
+    ScepChallenge,
+)
 from pki.clock import Micros, to_micros
 from pki.plan import CertificatePlan
 from pki.reasons import RevocationReason
@@ -16,8 +27,9 @@ from storage.database import Database, Row, Step
 
 INTENT_INSERT_SQL = """
 INSERT INTO issuance (id, issuer, serial, state, lease_until, tbs, spki_sha256, profile, profile_version, names, protocol,
-    endpoint, principal, evidence, origin_kind, origin_id, idempotency_key, request_sha256, not_before, not_after, created_at)
-VALUES ($1, $2, $3, 'issuing', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+    endpoint, principal, evidence, origin_kind, origin_id, idempotency_key, request_sha256, not_before, not_after, created_at,
+    caa)
+VALUES ($1, $2, $3, 'issuing', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
 """
 ISSUED_SQL = "UPDATE issuance SET state = 'issued', settled_at = $2 WHERE id = $1 AND state = 'issuing'"
 ABANDONED_SQL = """
@@ -80,6 +92,7 @@ class Intent:
     names: tuple[str, ...]  # tags, "dns:example.com"
     request_sha256: str
     lease_until: Micros
+    caa: tuple[CaaEvidence, ...] = ()
 
     @property
     def serial_hex(self) -> str:
@@ -127,21 +140,38 @@ def intent_steps(intent: Intent, now: Micros) -> Sequence[Step]:
             to_micros(plan.not_before),
             to_micros(plan.not_after),
             now,
+            orjson.dumps([evidence.as_json() for evidence in intent.caa]).decode() if intent.caa else "",
         ),
     )
     return row, Step(KEY_NOT_BLOCKED_SQL, (request.csr.spki_sha256,), rows=0)
 
 
 def _evidence(evidence: Evidence) -> dict[str, object]:
-    if isinstance(evidence, ChallengeEvidence):
-        return {
-            "kind": "challenge",
-            "identifier": evidence.identifier.tag,
-            "method": evidence.method,
-            "authorization": evidence.authorization_id,
-            "validated_at": evidence.validated_at,
-        }
-    return {"kind": type(evidence).__name__, "credential": evidence.credential_id}
+    match evidence:
+        case ChallengeEvidence():
+            content: dict[str, object] = {
+                "kind": "challenge",
+                "identifier": evidence.identifier.tag,
+                "method": evidence.method,
+                "authorization": evidence.authorization_id,
+                "validated_at": evidence.validated_at,
+            }
+            if evidence.subdomains:
+                content["subdomains"] = True
+            if evidence.perspectives:
+                content["perspectives"] = evidence.perspectives
+            return content
+        case PolicyOwnership():
+            return {
+                "kind": "ownership",
+                "identifier": evidence.identifier.tag,
+                "credential": evidence.credential_id,
+                "authorization": evidence.authorization_id,
+            }
+        case BasicPassword() | ScepChallenge() | ApiKey():
+            return {"kind": type(evidence).__name__, "credential": evidence.credential_id}
+        case _:
+            assert_never(evidence)
 
 
 def issued_steps(intent: Intent, certificate: IssuedCertificate) -> Sequence[Step]:

@@ -7,45 +7,43 @@ step 9 touches a key. What has nothing to do in this release refuses what it can
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import orjson
 from cryptography import x509
 
 from issuance import audit, ledger
-from issuance.plan import Names, make_plan, wanted_names
+from issuance.caa import CaaChecker, CaaEvidence, check_caa
+from issuance.evidence import check_evidence
+from issuance.plan import Names, make_plan, wanted_names, wanted_span
 from issuance.request import (
-    ApiKey,
-    BasicPassword,
-    ChallengeEvidence,
     IssuanceRequest,
     Issued,
     IssuedCertificate,
     Outcome,
     Pending,
-    ScepChallenge,
+    PolicyOwnership,
     Settler,
 )
 from issuance.revocation import precaution_steps
 from pki.certificate import assemble, verify_signature
-from pki.clock import Clock, Micros, after, to_datetime, to_micros
-from pki.identifiers import DnsName, Identifier
+from pki.clock import Clock, Micros, after, to_micros
+from pki.identifiers import Identifier
 from pki.plan import CertificatePlan, Issuer, build_tbs
-from pki.reasons import Reason, Rejection, SubProblem, Unavailable
+from pki.reasons import Reason, Rejection, Unavailable
 from policy import keys
 from policy.engine import Allow, Decision, Deny, NeedsApproval, Wanted, decide
 from policy.lints import LintGate
-from policy.principal import PrincipalKind
+from policy.principal import Principal
 from policy.profiles import LintMode, Profile, Profiles
 from policy.rules import Policy
 from signer.api import Signer, SignerRefused
 from storage.database import Conflict, Database, Step
 
 LEASE = timedelta(seconds=30)  # longer than any signature may take, short enough that orders end within 5 minutes
-WILDCARD_METHODS = frozenset({"dns-01"})  # RFC 8555 §7.1.3, BR 3.2.2.4.19: HTTP proves nothing about the names below
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,17 @@ class Rules:
     policies: Sequence[Policy]
     profiles: Profiles
     issuers: Mapping[str, Issuer]
+
+
+class Ownership(Protocol):
+    """Which names external account keys own, as of now."""
+
+    async def owned(
+        self, principal: Principal, credential_ids: Collection[str], identifiers: Collection[Identifier]
+    ) -> Collection[Identifier]:
+        """Those of `identifiers` that one of these keys owns. Of a key that is unknown, not bound to this principal, past its
+        time or taken back: none.
+        """
 
 
 class Prepared:
@@ -86,6 +95,8 @@ class Pipeline:
         clock: Clock,
         new_id: Callable[[], str],
         new_serial: Callable[[], int],
+        caa: CaaChecker | None = None,  # without one, what asks for CAA gets nothing
+        ownership: Ownership | None = None,  # without one, no external account key owns anything
     ) -> None:
         self._rules = rules
         self._database = database
@@ -96,6 +107,8 @@ class Pipeline:
         self._clock = clock
         self._new_id = new_id
         self._new_serial = new_serial
+        self._caa = caa
+        self._ownership = ownership
 
     async def issue(self, request: IssuanceRequest) -> Outcome:
         """Raises Rejection, and Unavailable when the database or the signer is away."""
@@ -104,11 +117,11 @@ class Pipeline:
             return earlier
         names, now = _parse(request, profile), self._clock.micros()  # 1
         decision = self._decide(request, profile, names, now)  # 2
-        _validate(request, names, profile, now)  # 3
-        _caa(profile)  # 4
+        check_evidence(request, names, profile, owned=await self._owned(request), now=now)  # 3
+        caa = await check_caa(self._caa, request, names, profile, self._clock)  # 4
         _approve(decision)  # 5
         plan = make_plan(request, names, profile, issuer, now)  # 6
-        prepared = self._prepare(request, names, plan, issuer, profile)  # 7
+        prepared = self._prepare(request, names, plan, issuer, profile, caa)  # 7
         if (conflict := await self._intend(prepared.intent)) is not None:  # 8
             return conflict
         signature = await self._sign(prepared, issuer)  # 9
@@ -140,20 +153,29 @@ class Pipeline:
 
     def _decide(self, request: IssuanceRequest, profile: Profile, names: Names, now: Micros) -> Decision:
         """2: policy, default deny."""
-        span = None
-        if request.not_after is not None:
-            # As the certificate will say it: from its backdated beginning, in whole seconds, both ends inclusive.
-            backdated = after(now, -profile.backdate)
-            begin = to_datetime(backdated if request.not_before is None else request.not_before)
-            span = to_datetime(request.not_after) - begin + timedelta(seconds=1)
+        span = wanted_span(profile, not_before=request.not_before, not_after=request.not_after, now=now)
         wanted = Wanted(profile, names.to_grant, names.device, span)
         decision = decide(self._rules.policies, request.principal, wanted)
         if isinstance(decision, Deny):
             raise decision.rejection
         return decision
 
+    async def _owned(self, request: IssuanceRequest) -> Collection[Identifier]:
+        """Of what the request claims to own, what it owns now. Nothing is looked up for a request that claims nothing."""
+        claims = [evidence for evidence in request.evidence if isinstance(evidence, PolicyOwnership)]
+        if not claims or self._ownership is None:
+            return ()
+        keys_claimed = {claim.credential_id for claim in claims}
+        return await self._ownership.owned(request.principal, keys_claimed, {claim.identifier for claim in claims})
+
     def _prepare(
-        self, request: IssuanceRequest, names: Names, plan: CertificatePlan, issuer: Issuer, profile: Profile
+        self,
+        request: IssuanceRequest,
+        names: Names,
+        plan: CertificatePlan,
+        issuer: Issuer,
+        profile: Profile,
+        caa: tuple[CaaEvidence, ...],
     ) -> Prepared:
         """7: serial and to-be-signed bytes, linted as the certificate that they will be."""
         serial = self._new_serial()
@@ -170,6 +192,7 @@ class Pipeline:
                 names=(*tags, f"cn:{names.device}") if names.device is not None else tags,
                 request_sha256=digest(request),
                 lease_until=after(self._clock.micros(), LEASE),
+                caa=caa,
             )
         )
 
@@ -317,48 +340,6 @@ def _blocked() -> Rejection:
         "this key is known to be compromised and gets no certificate again",
         suggestions=["make a new key"],
     )
-
-
-def _validate(request: IssuanceRequest, names: Names, profile: Profile, now: Micros) -> None:
-    """3: every name has its evidence, fresh enough. An ACME account proves each one; for the others the policy that allowed
-    the request owns the names, and the evidence is that they are who they say.
-    """
-    proofs: dict[Identifier, list[ChallengeEvidence]] = {}
-    authenticated = False
-    for evidence in request.evidence:
-        match evidence:
-            case ChallengeEvidence():
-                proofs.setdefault(evidence.identifier, []).append(evidence)
-            case BasicPassword():
-                authenticated |= request.principal.kind is PrincipalKind.EST_USER
-            case ScepChallenge():
-                authenticated |= request.principal.kind is PrincipalKind.SCEP_CLIENT
-            case ApiKey():
-                authenticated |= request.principal.kind is PrincipalKind.API_KEY
-            case _:
-                assert_never(evidence)
-    if authenticated and request.principal.kind is not PrincipalKind.ACME_ACCOUNT:
-        return
-    oldest = now - profile.evidence_max_age // timedelta(microseconds=1)
-    missing = [name for name in names.identifiers if not _proved(name, proofs.get(name.base, ()), oldest, now)]
-    if missing or names.device is not None:
-        texts = [str(name) for name in missing] or [str(names.device)]
-        raise Rejection(
-            Reason.NOT_VALIDATED,
-            f"control is not proved, or not recently enough, for {', '.join(texts)}",
-            sub=[SubProblem(text, Reason.NOT_VALIDATED, "no fresh proof of control") for text in texts],
-        )
-
-
-def _proved(name: Identifier, proofs: Sequence[ChallengeEvidence], oldest: int, now: Micros) -> bool:
-    wildcard = isinstance(name, DnsName) and name.wildcard
-    return any(oldest <= proof.validated_at <= now and (not wildcard or proof.method in WILDCARD_METHODS) for proof in proofs)
-
-
-def _caa(profile: Profile) -> None:
-    """4: RFC 8659. A profile that asks for it gets no certificate from a release that cannot do it."""
-    if profile.caa:
-        raise Rejection(Reason.CAA_FORBIDS, f"profile {profile.name} asks for CAA checks, which this release does not make")
 
 
 def _approve(decision: Decision) -> None:

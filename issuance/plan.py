@@ -77,29 +77,41 @@ def _is_host(text: str) -> bool:
     return True
 
 
-def validity(request: IssuanceRequest, profile: Profile, issuer: Issuer, now: Micros) -> tuple[datetime, datetime]:
-    """NotBefore and notAfter, both inclusive, in whole seconds. Raises Rejection(INVALID_VALIDITY)."""
+def wanted_span(profile: Profile, *, not_before: Micros | None, not_after: Micros | None, now: Micros) -> timedelta | None:
+    """What policy's `max_validity` is held against: as the certificate will say it, from its backdated beginning, in whole
+    seconds, both ends inclusive. None is the profile's own validity.
+    """
+    if not_after is None:
+        return None
+    begin = to_datetime(now) - profile.backdate if not_before is None else to_datetime(not_before)
+    return to_datetime(not_after) - begin + _SECOND
+
+
+def validity(
+    profile: Profile, issuer: Issuer, *, not_before: Micros | None, not_after: Micros | None, now: Micros
+) -> tuple[datetime, datetime]:
+    """NotBefore and notAfter, both inclusive, in whole seconds, from what is wanted. Raises Rejection(INVALID_VALIDITY)."""
     at = to_datetime(now)
     issuer_end = issuer.certificate.not_valid_after_utc
-    not_before = max(at - profile.backdate, issuer.certificate.not_valid_before_utc)
-    if request.not_before is not None:
-        wanted = to_datetime(request.not_before)
-        if not not_before <= wanted <= at + MAX_POSTDATE:
+    begin = max(at - profile.backdate, issuer.certificate.not_valid_before_utc)
+    if not_before is not None:
+        wanted = to_datetime(not_before)
+        if not begin <= wanted <= at + MAX_POSTDATE:
             raise _bad_validity(
                 f"notBefore {wanted:%Y-%m-%dT%H:%M:%SZ} is not between {profile.backdate} ago and 48 hours ahead"
             )
-        not_before = wanted
-    not_after = min(not_before + profile.validity - _SECOND, issuer_end)
-    if request.not_after is not None:
-        not_after = to_datetime(request.not_after)
-        if not_after - not_before + _SECOND > profile.max_validity:
+        begin = wanted
+    end = min(begin + profile.validity - _SECOND, issuer_end)
+    if not_after is not None:
+        end = to_datetime(not_after)
+        if end - begin + _SECOND > profile.max_validity:
             days = profile.max_validity.total_seconds() / 86400
             raise _bad_validity(f"profile {profile.name} allows at most {days:g} days")
-        if not_after > issuer_end:
+        if end > issuer_end:
             raise _bad_validity(f"the issuing CA itself ends at {issuer_end:%Y-%m-%dT%H:%M:%SZ}")
-    if not_after <= at or not_after <= not_before:
+    if end <= at or end <= begin:
         raise _bad_validity("the certificate would have expired before it is used")
-    return not_before, not_after
+    return begin, end
 
 
 def _bad_validity(why: str) -> Rejection:
@@ -108,7 +120,7 @@ def _bad_validity(why: str) -> Rejection:
 
 def make_plan(request: IssuanceRequest, names: Names, profile: Profile, issuer: Issuer, now: Micros) -> CertificatePlan:
     """Every field of the certificate but its serial. Raises Rejection."""
-    not_before, not_after = validity(request, profile, issuer, now)
+    not_before, not_after = validity(profile, issuer, not_before=request.not_before, not_after=request.not_after, now=now)
     return CertificatePlan(
         issuer=issuer.name,
         profile=profile.name,

@@ -32,6 +32,20 @@ class ChallengeEvidence:
     method: str  # "http-01", ...
     authorization_id: str
     validated_at: Micros
+    subdomains: bool = False  # it was asked for, and counts, for the names below as well (RFC 9444)
+    perspectives: int = 0  # remote perspectives that saw the same
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOwnership:
+    """An external account key owns the name, so nobody was made to prove it (RFC 8555 §7.3.4 binds the account to the key).
+
+    A claim only: that the key still counts, is still this account's and still owns the name is looked up at step 3.
+    """
+
+    credential_id: str  # the external account key's id
+    identifier: Identifier  # with its wildcard label: owning a name is not owning all names below
+    authorization_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +70,7 @@ class ApiKey:
 
 
 # A closed union: there is no way to call the pipeline without one of these.
-Evidence = ChallengeEvidence | BasicPassword | ScepChallenge | ApiKey
+Evidence = ChallengeEvidence | PolicyOwnership | BasicPassword | ScepChallenge | ApiKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,8 @@ class IssuanceRequest:
     not_after: Micros | None = None  # wanted
     idempotency_key: str | None = None  # unique per caller; the same key and request give the same certificate
     origin: Origin | None = None
+    caa: bool = False  # the endpoint wants CAA checked, whether or not the profile does
+    account_url: str = ""  # of an ACME account: what CAA's accounturi has to name (RFC 8657 §3)
 
     def __post_init__(self) -> None:
         if not self.evidence:

@@ -52,11 +52,17 @@ class Profile:
     caa: bool
     lint: LintMode
     aliases: tuple[str, ...] = ()
+    methods_required: int = 1  # how many different methods have to prove an ACME name
+    perspectives_required: int = 0  # how many remote perspectives have to have seen each proof (BR 3.2.2.9)
 
     @property
     def version(self) -> str:
-        """16 hex digits over every field; pinned in orders and the ledger as `name@version`."""
-        content = {f.name: repr(getattr(self, f.name)) for f in fields(self) if f.name != "aliases"}
+        """16 hex digits over every field; pinned in orders and the ledger as `name@version`.
+
+        A field that has a default is left out while it has it: it came later, and orders that were pinned before stay good.
+        """
+        content = {f.name: repr(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default}
+        content.pop("aliases", None)
         content["key_usage"] = repr(sorted(bit.value for bit in self.key_usage))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from cryptography import x509
 
-from issuance.pipeline import Pipeline, Rules
+from issuance.caa import CaaChecker
+from issuance.pipeline import Ownership, Pipeline, Rules
 from issuance.request import ApiKey, Channel, IssuanceRequest, Issued, IssuedCertificate, Origin, Settler
 from issuance.service import Issuance
 from issuance.sweeper import Sweeper
@@ -78,6 +79,8 @@ class Issuing:
     policies: Sequence[Policy] = (ANYTHING,)
     profiles: Sequence[Profile] = (profile(), device(), profile("caa", caa=True))
     serials: list[int] = field(default_factory=list)  # forced ones, used up first
+    caa: CaaChecker | None = None
+    ownership: Ownership | None = None
 
     def __post_init__(self) -> None:
         self.signer = LocalSigner(self.ca)
@@ -94,6 +97,8 @@ class Issuing:
             clock=self.clock,
             new_id=self.new_id,
             new_serial=lambda: self.serials.pop(0) if self.serials else x509.random_serial_number(),
+            caa=self.caa,
+            ownership=self.ownership,
         )
         self.issuance = Issuance(
             pipeline=self.pipeline,
