@@ -1,0 +1,97 @@
+"""uacme (Debian): plain C with libcurl-gnutls, which trusts the file in /etc/ssl and nothing that the environment says.
+
+So it runs in a mount namespace of its own, where that file is another one; nothing outside the namespace changes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from interop.support import Site, hold, needs, refused, run, verify, verify_revoked
+from interop.webroot import webroot
+
+TRUSTED = Path("/etc/ssl/certs/ca-certificates.crt")
+# As root, or as a user who may be root in a namespace of his own.
+NAMESPACE = ("unshare", "--mount", "--map-root-user")
+
+
+def may_make_a_namespace() -> bool:
+    if not TRUSTED.exists():
+        return False
+    try:
+        tried = subprocess.run([*NAMESPACE, "mount", "--bind", TRUSTED, TRUSTED], capture_output=True, timeout=10, check=False)
+    except OSError:
+        return False
+    return tried.returncode == 0
+
+
+pytestmark = [
+    needs("uacme", package="uacme"),
+    pytest.mark.skipif(not may_make_a_namespace(), reason="uacme: no mount namespace here, and it trusts /etc/ssl only"),
+]
+
+HOOK = """\
+#!/bin/sh
+[ "$2" = http-01 ] || exit 1
+case "$1" in
+    begin) printf %s "$5" > "$CHALLENGES/$4" ;;
+    *) rm "$CHALLENGES/$4" ;;
+esac
+"""
+
+
+class Uacme:
+    """One user's uacme."""
+
+    def __init__(self, site: Site, home: Path, challenges: Path) -> None:
+        self.site = site
+        self.home = home
+        self.challenges = challenges
+        self.hook = home / "hook.sh"
+        self.hook.write_text(HOOK)
+        self.hook.chmod(0o755)
+
+    def command(self, *arguments: str | Path) -> list[str | Path]:
+        trusting = f'mount --bind "{self.site.root}" {TRUSTED} && exec "$@"'
+        return [
+            *(*NAMESPACE, "sh", "-c", trusting, "sh"),
+            *("uacme", "-v", "-y", "-a", self.site["ACME_DIRECTORY"], "-c", self.home / "uacme", "-h", self.hook, *arguments),
+        ]
+
+    def run(self, *arguments: str | Path) -> str:
+        done = run(self.command(*arguments), home=self.home, env={"CHALLENGES": str(self.challenges)})
+        return done.stderr.decode(errors="replace")
+
+    def refused(self, *arguments: str | Path) -> str:
+        return refused(self.command(*arguments), home=self.home, env={"CHALLENGES": str(self.challenges)})
+
+
+def test_uacme_registers_issues_asks_ocsp_and_revokes(site: Site, home: Path) -> None:
+    names = [site.name("uacme"), site.name("www.uacme")]
+    leaf = home / "uacme" / names[0] / "cert.pem"
+    with webroot(home / "www", site.http01_port) as challenges:
+        uacme = Uacme(site, home, challenges)
+        uacme.run("new", "admin@example.com")
+        uacme.run("-t", "EC", "issue", *names)
+        held = hold(site, leaf, home=home, chain=leaf)
+        verify(held, names=names)
+
+        # Its own look at the certificate, OCSP included, says that there is nothing to do.
+        before = leaf.read_bytes()
+        uacme.refused("issue", *names)
+        assert leaf.read_bytes() == before
+
+        uacme.run("-r", "1", "revoke", leaf)
+        held.leaf.write_bytes(before)
+        verify_revoked(held, "keyCompromise", "Key Compromise")
+
+
+def test_uacme_updates_and_deactivates_its_account_and_gets_nothing_after_that(site: Site, home: Path) -> None:
+    uacme = Uacme(site, home, home)
+    uacme.run("new", "admin@example.com")
+    uacme.run("update", "other@example.com")
+    uacme.run("deactivate")
+    assert "urn:ietf:params:acme:error:unauthorized" in uacme.refused("issue", site.name("late.uacme"))
