@@ -135,6 +135,8 @@ def embedded(address: IpAddr) -> Iterator[ipaddress.IPv4Address]:
     elif number >> 96 == 0x20010000:  # RFC 4380 §4: the server, and the client with all bits turned over
         yield ipaddress.IPv4Address((number >> 64) & 0xFFFFFFFF)
         yield ipaddress.IPv4Address(low ^ 0xFFFFFFFF)
+    elif top & 0xFDFFFFFF == 0x5EFE:  # ISATAP in any prefix, RFC 5214 §6.1; the bit left out says "globally unique"
+        yield ipaddress.IPv4Address(low)
 
 
 def _ranges(networks: Iterable[tuple[_Network, str]]) -> tuple[tuple[int, int, str], ...]:

@@ -272,6 +272,33 @@ async def test_permanent_and_temporary_redirects_are_followed(world: World, stat
     assert world.http.requests[-1].headers["host"] == f"other.example.com:{world.http.port}"
 
 
+@pytest.mark.parametrize("status", [300, 303, 304, 305, 306])
+async def test_other_statuses_of_redirection_are_not_followed(world: World, status: int) -> None:
+    """303 says "elsewhere is another resource", which is not what was asked for."""
+    world.http.redirect(FIRST_PATH, "/elsewhere", status=status)
+    world.http.serve("x", PROOF)
+    world.http.answers["/elsewhere"] = world.http.answers[CHALLENGES + "x"]
+    assert f"status {status}" in failed(await attempt(world), FailureKind.UNAUTHORIZED).detail
+    assert len(world.http.requests) == 1
+
+
+async def test_a_redirect_may_lead_to_an_internal_name_if_its_address_is_permitted(world: World) -> None:
+    """docs/divergences.md: no list of top-level domains; the address decides."""
+    world.http.redirect(FIRST_PATH, f"http://intranet:{world.http.port}/x")
+    world.http.raw("/x", OK + b"\r\n" + PROOF.encode())
+    world.dns["intranet"] = ["127.0.0.1"]
+    assert isinstance(await attempt(world), Proved)
+    world.dns["intranet"] = ["10.0.0.1"]
+    failed(await attempt(world), FailureKind.REFUSED_ADDRESS)
+
+
+async def test_a_path_of_2000_octets_is_followed_and_no_longer_one(world: World) -> None:
+    for length, expected in ((2000, Proved), (2001, Failed)):
+        world.http.redirect(FIRST_PATH, "/" + "a" * (length - 1))
+        world.http.raw("/" + "a" * (length - 1), OK + b"\r\n" + PROOF.encode())
+        assert isinstance(await attempt(world), expected)
+
+
 async def test_a_relative_redirect_stays_at_host_and_port(world: World) -> None:
     world.http.redirect(FIRST_PATH, "../relative")
     world.http.serve("x", PROOF)
@@ -362,6 +389,13 @@ async def test_https_with_any_certificate_is_followed(world: World) -> None:
 async def test_https_to_an_address_sends_no_server_name_and_is_followed(world: World) -> None:
     await world.http.start_tls("127.0.0.1")
     world.http.redirect(FIRST_PATH, f"https://127.0.0.1:{world.http.tls_port}/proof")
+    world.http.raw("/proof", OK + b"\r\n" + PROOF.encode())
+    assert isinstance(await attempt(world, tls=True), Proved)
+
+
+async def test_https_by_tls_1_2_is_followed(world: World) -> None:
+    await world.http.start_tls("127.0.0.1", at_most=ssl.TLSVersion.TLSv1_2)
+    world.http.redirect(FIRST_PATH, f"https://www.example.com:{world.http.tls_port}/proof")
     world.http.raw("/proof", OK + b"\r\n" + PROOF.encode())
     assert isinstance(await attempt(world, tls=True), Proved)
 
