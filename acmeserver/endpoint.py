@@ -12,6 +12,15 @@ DEFAULT_ENDPOINT = "default"  # its directory is at /acme/directory, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RenewalInfo:
+    """RFC 9773: when certificates are to be renewed, in per cent of their lifetime, and how often to ask."""
+
+    window_start: int = 66
+    window_end: int = 83
+    retry_after: timedelta = timedelta(hours=6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AcmeEndpoint:
     """Configuration, already validated. `profiles` and `challenges` hold at least one name each."""
 
@@ -23,6 +32,7 @@ class AcmeEndpoint:
     website: str | None = None
     caa_identities: tuple[str, ...] = ()
     external_account: Literal["none", "optional", "required"] = "none"  # RFC 8555 §7.3.4
+    renewal_info: RenewalInfo | None = None
     order_lifetime: timedelta = timedelta(days=7)
     authorization_lifetime: timedelta = timedelta(days=7)  # of a valid one, counted from its validation
     limits: LimitRules = LimitRules()

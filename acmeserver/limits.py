@@ -98,7 +98,8 @@ class Limits:
         """For the write that makes an order, or authorizations. A `renewal` that the server asked for (RFC 9773 §5, ARI) is
         not counted; what protects the server from a broken client holds for it, too.
 
-        In the order of their keys, so that two writes never wait for each other.
+        In the order of their keys, so that two writes never wait for each other; before the rows that the write makes, for
+        they count what is there.
         """
         rules, steps = self._rules, []
         limit = None if renewal else rules.orders_per_account
@@ -199,7 +200,7 @@ def _failed(account_id: str) -> str:
 
 
 def _listed(identifiers: Sequence[Identifier]) -> str:
-    """ ",name,name,": the one test for membership that both engines have. No identifier holds a comma."""
+    """As `,name,name,`: the one test for membership that both engines have. No identifier holds a comma."""
     return f",{','.join(str(each.base) for each in identifiers)},"
 
 

@@ -9,6 +9,7 @@ from typing import assert_never
 from acmeserver import store
 from acmeserver.authentication import Acting, check_account
 from acmeserver.endpoint import AcmeEndpoint
+from acmeserver.limits import Limits
 from acmeserver.messages import Finalize, NewOrder
 from acmeserver.ports import IssuanceDoor, OrderPolicy
 from acmeserver.problems import (
@@ -20,6 +21,7 @@ from acmeserver.problems import (
     not_found,
     wire_identifier,
 )
+from acmeserver.renewal import Renewals
 from acmeserver.settlement import ORIGIN
 from acmeserver.standing import admitted, check_standing, check_wanted, explain, guard, principal
 from acmeserver.states import OrderStatus, StoredAuthorization, StoredOrder
@@ -58,8 +60,10 @@ class Orders:
         policy: OrderPolicy,
         new_id: Callable[[], str],
         new_token: Callable[[], str],
+        renewals: Renewals,
     ) -> None:
         self._endpoint = endpoint
+        self._renewals = renewals
         self._urls = urls
         self._database = database
         self._clock = clock
@@ -67,23 +71,31 @@ class Orders:
         # Resolved once: a version is a digest over the whole profile.
         self._profiles = tuple((profile, profile.version) for profile in map(profiles.get, endpoint.profiles))
         self._policy = policy
+        self._limits = Limits(endpoint=endpoint.name, rules=endpoint.limits, database=database)
         self._new_id = new_id
         self._new_token = new_token
 
     async def create(self, acting: Acting, wanted: NewOrder) -> Order:
-        """Raises Problem, Rejection."""
+        """Raises Problem, Rejection. A renewal that we asked for (RFC 9773) is not counted by the limits."""
         names = parse_names(wanted.identifiers, offered=self._endpoint.challenges)
         profile, version = self._profile(wanted.profile)
         identifiers = [name.identifier for name in names]
         acting = await admitted(self._database, self._endpoint, acting)
         check_wanted(acting, profile=profile.name, identifiers=identifiers)
         self._policy.check(principal=principal(acting, self._endpoint), profile=profile, identifiers=identifiers)
+        replaced = await self._renewals.predecessor(wanted.replaces, account_id=acting.account_id, identifiers=identifiers)
+        renewal = replaced is not None and replaced.in_window
         now = self._clock.micros()
         order = self._new_order(names, wanted, (profile.name, version), now)
+        if replaced is not None:
+            order = replace(order, replaces=replaced.text)
         try:
-            await self._database.write(*_insert_steps(order, acting, guard(acting, self._endpoint), now))
-        except Conflict as conflict:  # ids are random, so it is the guard on the account
-            raise await explain(self._database, self._endpoint, acting) from conflict
+            limited = self._limits.order_steps(acting.account_id, identifiers, now, renewal=renewal)
+            await self._database.write(*limited, *_insert_steps(order, acting, guard(acting, self._endpoint), now))
+        except Conflict as conflict:  # ids are random, so it is the guard on the account, or a limit
+            changed = await explain(self._database, self._endpoint, acting)
+            refused = await self._limits.order_refusal(acting.account_id, identifiers, now, renewal=renewal)
+            raise (refused or changed) from conflict
         return order
 
     async def read(self, acting: Acting, order_id: str) -> Order:

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
 
-import orjson
-
 from acmeserver.accounts import Accounts
 from acmeserver.authentication import Authenticator
 from acmeserver.authorizations import Authorizations
+from acmeserver.directory import directory
 from acmeserver.endpoint import AcmeEndpoint
+from acmeserver.limits import Limits
 from acmeserver.nonces import Nonces
 from acmeserver.orders import Orders
 from acmeserver.ports import ChallengeMethod, EnqueueValidation, ErrorLog, IssuanceDoor, OrderPolicy
+from acmeserver.renewal import Renewals
 from acmeserver.revocation import Revocation
 from acmeserver.urls import Urls
 from acmeserver.validations import Validations
@@ -39,6 +40,7 @@ class Served:
     orders: Orders
     authorizations: Authorizations
     revocation: Revocation
+    renewals: Renewals
 
 
 class AcmeServer:
@@ -79,15 +81,17 @@ class AcmeServer:
             hold=hold,
             urls={endpoint.name: Urls(base_url=base_url, endpoint=endpoint.name) for endpoint in endpoints},
             lifetimes={endpoint.name: endpoint.authorization_lifetime for endpoint in endpoints},
+            limits={each.name: Limits(endpoint=each.name, rules=each.limits, database=database) for each in endpoints},
             log=log,
         )
 
         def serve(endpoint: AcmeEndpoint) -> Served:
             urls = Urls(base_url=base_url, endpoint=endpoint.name)
+            renewals = Renewals(endpoint=endpoint, database=database, clock=clock, issuance=issuance, random=random)
             return Served(
                 endpoint=endpoint,
                 urls=urls,
-                directory=_directory(endpoint, urls),
+                directory=directory(endpoint, urls, profiles),
                 accounts=Accounts(endpoint=endpoint, database=database, clock=clock, new_id=self.new_id),
                 orders=Orders(
                     endpoint=endpoint,
@@ -102,6 +106,7 @@ class AcmeServer:
                 ),
                 authorizations=Authorizations(endpoint=endpoint, database=database, clock=clock, validations=self.validations),
                 revocation=Revocation(endpoint=endpoint, database=database, clock=clock, issuance=issuance),
+                renewals=renewals,
             )
 
         self.served: Mapping[str, Served] = MappingProxyType({endpoint.name: serve(endpoint) for endpoint in endpoints})
@@ -135,23 +140,3 @@ def _check(endpoint: AcmeEndpoint, methods: Mapping[str, ChallengeMethod]) -> No
     if missing or not endpoint.challenges or not endpoint.profiles:
         message = f"ACME endpoint {endpoint.name}: no profiles, no challenges, or unknown challenges {missing}"
         raise ValueError(message)
-
-
-def _directory(endpoint: AcmeEndpoint, urls: Urls) -> bytes:
-    """RFC 8555 §7.1.1; only what is there is in it."""
-    meta: dict[str, object] = {}
-    if endpoint.terms_of_service is not None:
-        meta["termsOfService"] = endpoint.terms_of_service
-    if endpoint.website is not None:
-        meta["website"] = endpoint.website
-    if endpoint.caa_identities:
-        meta["caaIdentities"] = list(endpoint.caa_identities)
-    content: dict[str, object] = {
-        "newNonce": urls.new_nonce,
-        "newAccount": urls.new_account,
-        "newOrder": urls.new_order,
-        "revokeCert": urls.revoke_cert,
-    }
-    if meta:
-        content["meta"] = meta
-    return orjson.dumps(content)

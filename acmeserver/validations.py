@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import assert_never
 
 from acmeserver import store
+from acmeserver.limits import Limits
 from acmeserver.ports import ChallengeMethod, EnqueueValidation, ErrorLog
 from acmeserver.problems import Problem, ProblemType
 from acmeserver.states import AUTHORIZATION_TRANSITIONS, AuthorizationEvent
@@ -30,6 +31,7 @@ Response = tuple[tuple[str, str], ...]
 """The string members of a challenge's answer (RFC 8555 §7.5.1)."""
 
 MOST_IN_FLIGHT = 256  # of one worker: each holds sockets for as long as the other side likes, up to its deadline
+MOST_OF_ONE = 64  # of them one account's, so that nobody's slow targets keep the others waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Claimant:
 @dataclass(slots=True)
 class _Flight:
     task: asyncio.Task[Authorization | None]
+    account_id: str
     parked: bool = False  # a job row knows of it
 
 
@@ -60,6 +63,7 @@ class Validations:
         hold: timedelta,
         lifetimes: Mapping[str, timedelta],
         urls: Mapping[str, Urls],
+        limits: Mapping[str, Limits],
         log: ErrorLog,
     ) -> None:
         self._database = database
@@ -69,6 +73,7 @@ class Validations:
         self._hold = hold
         self._lifetimes = lifetimes
         self._urls = urls
+        self._limits = limits
         self._log = log
         self._flights: dict[str, _Flight] = {}
 
@@ -117,8 +122,10 @@ class Validations:
         if flight is None:
             if len(self._flights) >= MOST_IN_FLIGHT:
                 raise Unavailable("validations: too many at once")
+            if sum(each.account_id == claimant.account_id for each in self._flights.values()) >= MOST_OF_ONE:
+                raise Unavailable("validations: too many of one account at once")
             task = asyncio.create_task(self._validate(authorization, kind, claimant, response))
-            flight = self._flights[authorization.id] = _Flight(task)
+            flight = self._flights[authorization.id] = _Flight(task, claimant.account_id)
             task.add_done_callback(lambda done: self._land(authorization.id, done))
         return flight
 
@@ -141,8 +148,9 @@ class Validations:
         )
         outcome = await self._methods[kind](challenge)
         settled = self._settled(authorization, kind, outcome, self._lifetimes[claimant.endpoint])
+        counted = self._counted(settled, outcome, claimant)
         try:
-            await self._database.write(self._settle_step(settled, outcome))
+            await self._database.write(self._settle_step(settled, outcome), *counted)
         except Conflict:
             return None
         return settled
@@ -164,6 +172,11 @@ class Validations:
                 return replace(authorization, stored=after_event[AuthorizationEvent.FAILED], chosen=kind, error=error)
             case _:
                 assert_never(outcome)
+
+    def _counted(self, settled: Authorization, outcome: Attempt, claimant: Claimant) -> list[Step]:
+        if isinstance(outcome, Proved):
+            return []
+        return self._limits[claimant.endpoint].failure_steps(claimant.account_id, settled.identifier, self._clock.micros())
 
     def _settle_step(self, settled: Authorization, outcome: Attempt) -> Step:
         error = store.to_json(settled.error) if settled.error is not None else ""
