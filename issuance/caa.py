@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
@@ -19,46 +18,24 @@ from pki.clock import Clock, Micros, after
 from pki.identifiers import DnsName
 from pki.reasons import Reason, Rejection, SubProblem
 from policy.profiles import Profile
+from validation.caa import CaaEvidence, CaaOutcome, Failed, Forbidden, Permitted
 
 MAX_AGE = timedelta(hours=8)  # BR 3.2.2.8
+RETRY = 60  # seconds
 AT_ONCE = 16  # names of one request: each is several look-ups
 
 
-@dataclass(frozen=True, slots=True)
-class CaaEvidence:
-    """What the DNS said about one name."""
-
-    name: DnsName
-    permitted: bool
-    detail: str  # one sentence: which records, found where; or why they forbid it. Shown to the client.
-    checked_at: Micros
-    records: tuple[str, ...] = ()  # as found, escaped and cut
-    domain: str = ""  # where the tree climbing ended (RFC 8659 §3); "" when there are no records at all
-
-    def as_json(self) -> dict[str, object]:
-        return {
-            "name": str(self.name),
-            "domain": self.domain,
-            "records": list(self.records),
-            "detail": self.detail,
-            "checked_at": self.checked_at,
-        }
-
-
 class CaaChecker(Protocol):
-    """Asks the DNS. Never raises for what the DNS says; a look-up that gave no answer is not permitted."""
+    """Asks the DNS, in the name of this CA (`validation.caa.check_caa`). Never raises for what the DNS does."""
 
-    async def __call__(self, name: DnsName, *, account_url: str, methods: frozenset[str]) -> CaaEvidence:
-        """`account_url` and `methods` are "" and empty where no ACME account asks: parameters of a record never fit then.
-
-        Raises Unavailable when our own resolver is away.
-        """
+    async def __call__(self, name: DnsName, *, account_url: str, methods: frozenset[str]) -> CaaOutcome:
+        """`account_url` and `methods` are "" and empty where no ACME account asks: parameters of a record never fit then."""
 
 
 async def check_caa(
     checker: CaaChecker | None, request: IssuanceRequest, names: Names, profile: Profile, clock: Clock
 ) -> tuple[CaaEvidence, ...]:
-    """Empty where neither profile nor endpoint asks. Addresses have no CAA. Raises Rejection(CAA_FORBIDS), Unavailable."""
+    """Empty where neither profile nor endpoint asks. Addresses have no CAA. Raises Rejection(CAA_FORBIDS)."""
     if not (profile.caa or request.caa):
         return ()
     if checker is None:
@@ -66,20 +43,27 @@ async def check_caa(
     wanted = [name for name in names.identifiers if isinstance(name, DnsName)]
     now, gate = clock.micros(), asyncio.Semaphore(AT_ONCE)
 
-    async def ask(name: DnsName) -> CaaEvidence:
+    async def ask(name: DnsName) -> CaaOutcome:
         async with gate:
             return await checker(name, account_url=request.account_url, methods=_methods(request, name, profile, now))
 
-    found = await asyncio.gather(*(ask(name) for name in wanted))
-    _check_found(wanted, found, clock.micros())
-    refused = [each for each in found if not each.permitted]
+    outcomes = await asyncio.gather(*(ask(name) for name in wanted))
+    evidence = tuple(outcome.evidence for outcome in outcomes)
+    _check_evidence(wanted, evidence, clock.micros())
+    refused = [outcome for outcome in outcomes if not isinstance(outcome, Permitted)]
     if refused:
-        raise Rejection(
-            Reason.CAA_FORBIDS,
-            "; ".join(f"{each.name}: {each.detail}" for each in refused[:5]),
-            sub=[SubProblem(str(each.name), Reason.CAA_FORBIDS, each.detail) for each in refused],
-        )
-    return tuple(found)
+        raise _refusal(refused)
+    return evidence
+
+
+def _refusal(refused: Sequence[Forbidden | Failed]) -> Rejection:
+    """Names every one. Where the DNS only failed to answer, the same request may well be granted in a minute."""
+    return Rejection(
+        Reason.CAA_FORBIDS,
+        "; ".join(f"{outcome.evidence.name}: {outcome.detail}" for outcome in refused[:5]),
+        sub=[SubProblem(outcome.evidence.name, Reason.CAA_FORBIDS, outcome.detail) for outcome in refused],
+        retry_after=RETRY if all(isinstance(outcome, Failed) for outcome in refused) else None,
+    )
 
 
 def _methods(request: IssuanceRequest, name: DnsName, profile: Profile, now: Micros) -> frozenset[str]:
@@ -88,8 +72,8 @@ def _methods(request: IssuanceRequest, name: DnsName, profile: Profile, now: Mic
     return frozenset(proof.method for proof in proofs if counts(proof, name, profile, now))
 
 
-def _check_found(wanted: Sequence[DnsName], found: Sequence[CaaEvidence], now: Micros) -> None:
+def _check_evidence(wanted: Sequence[DnsName], found: Sequence[CaaEvidence], now: Micros) -> None:
     oldest = after(now, -MAX_AGE)
     for name, evidence in zip(wanted, found, strict=True):
-        if evidence.name != name or not oldest <= evidence.checked_at <= now:
+        if evidence.name != str(name) or not oldest <= evidence.checked_at <= now:
             raise AssertionError(f"CAA evidence for {evidence.name} of {evidence.checked_at} was about to stand for {name}")

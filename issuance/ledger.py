@@ -8,7 +8,6 @@ from typing import Any, assert_never
 
 import orjson
 
-from issuance.caa import CaaEvidence
 from issuance.request import (
     ApiKey,
     BasicPassword,
@@ -24,6 +23,7 @@ from pki.clock import Micros, to_micros
 from pki.plan import CertificatePlan
 from pki.reasons import RevocationReason
 from storage.database import Database, Row, Step
+from validation.caa import CaaEvidence
 
 INTENT_INSERT_SQL = """
 INSERT INTO issuance (id, issuer, serial, state, lease_until, tbs, spki_sha256, profile, profile_version, names, protocol,

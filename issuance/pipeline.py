@@ -16,7 +16,7 @@ import orjson
 from cryptography import x509
 
 from issuance import audit, ledger
-from issuance.caa import CaaChecker, CaaEvidence, check_caa
+from issuance.caa import CaaChecker, check_caa
 from issuance.evidence import check_evidence
 from issuance.plan import Names, make_plan, wanted_names, wanted_span
 from issuance.request import (
@@ -42,6 +42,7 @@ from policy.profiles import LintMode, Profile, Profiles
 from policy.rules import Policy
 from signer.api import Signer, SignerRefused
 from storage.database import Conflict, Database, Step
+from validation.caa import CaaEvidence
 
 LEASE = timedelta(seconds=30)  # longer than any signature may take, short enough that orders end within 5 minutes
 
@@ -121,7 +122,7 @@ class Pipeline:
         caa = await check_caa(self._caa, request, names, profile, self._clock)  # 4
         _approve(decision)  # 5
         plan = make_plan(request, names, profile, issuer, now)  # 6
-        prepared = self._prepare(request, names, plan, issuer, profile, caa)  # 7
+        prepared = self._prepare(request, names, plan, issuer, profile, caa=caa)  # 7
         if (conflict := await self._intend(prepared.intent)) is not None:  # 8
             return conflict
         signature = await self._sign(prepared, issuer)  # 9
@@ -175,6 +176,7 @@ class Pipeline:
         plan: CertificatePlan,
         issuer: Issuer,
         profile: Profile,
+        *,
         caa: tuple[CaaEvidence, ...],
     ) -> Prepared:
         """7: serial and to-be-signed bytes, linted as the certificate that they will be."""

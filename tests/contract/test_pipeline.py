@@ -457,7 +457,7 @@ def test_a_prepared_certificate_is_signed_once(issuing: Issuing) -> None:
     rules = issuing.rules.profiles.get("tls-server")
     names = wanted_names(request, rules)
     plan = make_plan(request, names, rules, issuing.ca.issuer, issuing.clock.micros())
-    prepared = issuing.pipeline._prepare(request, names, plan, issuing.ca.issuer, rules, ())
+    prepared = issuing.pipeline._prepare(request, names, plan, issuing.ca.issuer, rules, caa=())
     prepared.redeem()
     with pytest.raises(AssertionError):
         prepared.redeem()

@@ -8,16 +8,16 @@ from datetime import timedelta
 
 import pytest
 
-from issuance.caa import CaaEvidence
-from issuance.request import ApiKey, BasicPassword, Channel, ChallengeEvidence, Evidence, Issued, Rejected, ScepChallenge
+from issuance.request import ApiKey, BasicPassword, ChallengeEvidence, Channel, Evidence, Issued, Rejected, ScepChallenge
 from pki.clock import Clock, after
 from pki.identifiers import DnsName, parse_dns, parse_ip
-from pki.reasons import Reason, Unavailable
+from pki.reasons import Reason
 from policy.principal import Principal, PrincipalKind
 from storage.database import Database
 from tests.helpers.clock import FakeClock
 from tests.helpers.issuing import Issuing
 from tests.helpers.profiles import profile
+from validation.caa import CaaEvidence, CaaOutcome, Failed, Forbidden, Permitted
 
 ACCOUNT = Principal(PrincipalKind.ACME_ACCOUNT, "a1", frozenset({"tester"}))
 ACCOUNT_URL = "https://ca.test/acme/default/account/a1"
@@ -35,17 +35,22 @@ class Zones:
     asked: list[str] = field(default_factory=list)
     age: timedelta = timedelta(0)  # of what it says
 
-    async def __call__(self, name: DnsName, *, account_url: str, methods: frozenset[str]) -> CaaEvidence:
+    async def __call__(self, name: DnsName, *, account_url: str, methods: frozenset[str]) -> CaaOutcome:
         self.asked.append(str(name))
+        at = after(self.clock.micros(), -self.age)
+        evidence = CaaEvidence(
+            str(name), name.name, ('0 issue "ca.test"',), (name.name,), "test", secure=False, ttl=300, checked_at=at
+        )
         if self.dead:
-            raise Unavailable("resolver")
+            return Failed(f"nobody answered for {name}", evidence)
         permitted = str(name) not in self.forbidding
         if str(name) in self.account:
             permitted &= account_url == self.account[str(name)]
         if str(name) in self.methods:
             permitted &= bool(methods) and methods <= self.methods[str(name)]
-        at = after(self.clock.micros(), -self.age)
-        return CaaEvidence(name, permitted, "as its CAA records say", at, ('0 issue "ca.test"',), str(name))
+        if not permitted:
+            return Forbidden(f"the CAA records of {name} forbid issuance", evidence)
+        return Permitted(f"the CAA records of {name} permit issuance", evidence)
 
 
 @pytest.fixture
@@ -110,10 +115,17 @@ async def test_an_order_of_three_whose_second_name_is_forbidden_eight_hours_late
 async def test_a_resolver_that_is_away_is_no_permission(issuing: Issuing, zones: Zones) -> None:
     """2015: what could not be looked up was taken for allowed."""
     zones.dead = True
-    with pytest.raises(Unavailable):
-        await issuing.issuance.submit(issuing.request("a.example.com", profile="caa"))
+    outcome = await issuing.issuance.submit(issuing.request("a.example.com", profile="caa"))
+    assert isinstance(outcome, Rejected)
+    assert outcome.rejection.reason is Reason.CAA_FORBIDS
+    assert outcome.rejection.retry_after == 60  # the same request may be granted when the DNS answers again
     assert issuing.signer.signed == []
     assert await issuing.rows("SELECT * FROM issuance") == []
+    zones.dead = False
+    zones.forbidding.add("a.example.com")
+    outcome = await issuing.issuance.submit(issuing.request("a.example.com", profile="caa"))
+    assert isinstance(outcome, Rejected)
+    assert outcome.rejection.retry_after is None
 
 
 async def test_what_asks_for_caa_gets_nothing_where_nothing_can_be_asked(database: Database, clock: FakeClock) -> None:
@@ -136,9 +148,9 @@ async def test_an_answer_that_is_too_old_or_of_the_future_stops_everything(
 
 
 async def test_an_answer_about_another_name_stops_everything(database: Database, clock: FakeClock, zones: Zones) -> None:
-    async def one_name_for_all(name: DnsName, *, account_url: str, methods: frozenset[str]) -> CaaEvidence:
+    async def one_name_for_all(name: DnsName, *, account_url: str, methods: frozenset[str]) -> CaaOutcome:
         found = await zones(name, account_url=account_url, methods=methods)
-        return replace(found, name=parse_dns("a.example.com"))
+        return replace(found, evidence=replace(found.evidence, name="a.example.com"))
 
     issuing = Issuing(database, clock, caa=one_name_for_all)
     with pytest.raises(AssertionError, match=r"stand for b\.example\.com"):
