@@ -90,7 +90,10 @@ class AttemptEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Proved:
+    """`until`: what was shown is not to be relied on after that; None leaves it to the CA."""
+
     evidence: AttemptEvidence
+    until: Micros | None = None
 
 
 @dataclass(frozen=True, slots=True)

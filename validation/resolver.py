@@ -170,6 +170,8 @@ class DnsResolver:
             start = dnswire.labels(name)
         except (ValueError, UnicodeError):
             return dict.fromkeys(kinds, _Found(fault=DnsFault.NO_NAME))
+        if start[-1] == b"onion":  # RFC 7686 §2: the DNS has none, and is not to be asked
+            return dict.fromkeys(kinds, _Found(fault=DnsFault.NXDOMAIN))
         answers = await self._ask(start, kinds)
         found = {kind: await self._follow(kind, answers[kind]) for kind in kinds}
         if self._require_secure:
