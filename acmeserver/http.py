@@ -7,11 +7,12 @@ answer passes `_serve`, which alone adds the headers and alone turns errors into
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import orjson
 from aiohttp import web
 
+from acmeserver import cors
 from acmeserver.authentication import SignedBy
 from acmeserver.endpoint import DEFAULT_ENDPOINT
 from acmeserver.jws import MAX_BODY
@@ -30,6 +31,7 @@ def routes(server: AcmeServer) -> list[web.RouteDef]:
         web.route("*", "/acme/directory", _directory(server)),
         web.route("*", "/acme/{endpoint}/directory", _directory(server)),
         web.route("*", "/acme/{endpoint}/new-nonce", _new_nonce(server)),
+        web.route("*", "/acme/{endpoint}/renewal-info/{certificate}", _renewal_info(server)),
     ]
     table += [web.route("*", f"/acme/{{endpoint}}/{each.path}", _signed(server, each)) for each in RESOURCES]
     table.append(web.route("*", "/acme/{endpoint}/{tail:.*}", _nowhere(server)))
@@ -59,6 +61,20 @@ def _new_nonce(server: AcmeServer) -> _Route:
             return Answer(200 if request.method == "HEAD" else 204)  # §7.2
 
         return await _serve(server, request, produce, nonce=True)
+
+    return handle
+
+
+def _renewal_info(server: AcmeServer) -> _Route:
+    """RFC 9773 §4.1: a plain GET, for its answer is the same for everybody."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        async def produce(served: Served) -> Answer:
+            _only(request, "GET", "HEAD")
+            body, retry_after = await served.renewals.info(request.match_info["certificate"])
+            return Answer(body=body, retry_after=retry_after)
+
+        return await _serve(server, request, produce)
 
     return handle
 
@@ -117,10 +133,14 @@ async def _serve(
 ) -> web.StreamResponse:
     """The one edge: answer or problem, and the headers of all answers (§6.5, §7.1)."""
     served = server.served.get(request.match_info.get("endpoint", DEFAULT_ENDPOINT))
+    listed, origin = served.endpoint.cors if served is not None else (), request.headers.get("Origin")
+    more: Mapping[str, str] | None = None
     try:
         answer = await produce(served) if served is not None else _refused(request, not_found("ACME endpoint"))
     except Problem as problem:
-        answer = _refused(request, problem)
+        if problem.allow and request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            more = cors.preflight(listed, origin, problem.allow)
+        answer = _refused(request, problem) if more is None else Answer(204)
     except Rejection as rejection:
         answer = _refused(request, from_rejection(rejection))
     except Unavailable as outage:
@@ -130,6 +150,7 @@ async def _serve(
         server.log.exception("acme.internal_error", request_id=request_id, method=request.method, path=request.path)
         answer = _bug_answer(request_id)
     response = _response(answer)
+    response.headers.update({**cors.allowed(listed, origin), **(more or {})})
     if index and served is not None:
         response.headers.add("Link", _link(served.urls.directory, "index"))
     if nonce or request.method == "POST":
@@ -178,6 +199,7 @@ def _problem_answer(problem: Problem) -> Answer:
         problem.status,
         orjson.dumps(problem.json()),
         PROBLEM,
+        location=problem.location,
         links=tuple(link for link in links if link[0]),
         retry_after=problem.retry_after,
         allow=problem.allow,

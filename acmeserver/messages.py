@@ -44,11 +44,20 @@ class AccountUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyChange:
+    """What the new key says (RFC 8555 §7.3.5): whose account, and by which key until now."""
+
+    account: str
+    old_key: Any = field(repr=False)  # a JWK, not parsed yet
+
+
+@dataclass(frozen=True, slots=True)
 class NewOrder:
     identifiers: tuple[WireIdentifier, ...]
     profile: str | None
     not_before: Micros | None
     not_after: Micros | None
+    replaces: str | None = None  # RFC 9773 §5; heeded where the endpoint has renewal information
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,17 @@ def parse_account_update(payload: bytes) -> AccountUpdate:
     return AccountUpdate(
         contact=_contact(members), deactivate=_deactivated(members), terms_agreed=_flag(members, "termsOfServiceAgreed")
     )
+
+
+def parse_key_change(payload: bytes) -> KeyChange:
+    """The payload of the inner JWS."""
+    members = _members(payload)
+    account = members.get("account")
+    if not isinstance(account, str):
+        raise malformed("account is missing or no string: it is the account's URL")
+    if "oldKey" not in members:
+        raise malformed("oldKey is missing: it is the account's present key as a JWK")
+    return KeyChange(account, members["oldKey"])
 
 
 def parse_authorization_update(payload: bytes) -> bool:
@@ -117,11 +137,15 @@ def parse_new_order(payload: bytes) -> NewOrder:
     profile = members.get("profile")
     if profile is not None and not isinstance(profile, str):
         raise malformed("profile is no string")
+    replaces = members.get("replaces")
+    if replaces is not None and not isinstance(replaces, str):
+        raise malformed("replaces is no string")
     return NewOrder(
         identifiers=tuple(_identifier(item) for item in identifiers),
         profile=profile,
         not_before=_time(members, "notBefore"),
         not_after=_time(members, "notAfter"),
+        replaces=replaces,
     )
 
 
@@ -204,6 +228,7 @@ def order_json(
     not_before: Micros | None,
     not_after: Micros | None,
     error: Mapping[str, Any] | None,
+    replaces: str = "",
 ) -> dict[str, Any]:
     content: dict[str, Any] = {"status": status.value, "expires": rfc3339(expires_at)}
     if not_before is not None:
@@ -212,6 +237,8 @@ def order_json(
         content["notAfter"] = rfc3339(not_after)
     if profile is not None:
         content["profile"] = profile
+    if replaces:
+        content["replaces"] = replaces
     content["identifiers"] = [identifier.json() for identifier in identifiers]
     content["authorizations"] = list(authorizations)
     content["finalize"] = finalize

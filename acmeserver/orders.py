@@ -91,8 +91,11 @@ class Orders:
             order = replace(order, replaces=replaced.text)
         try:
             limited = self._limits.order_steps(acting.account_id, identifiers, now, renewal=renewal)
-            await self._database.write(*limited, *_insert_steps(order, acting, guard(acting, self._endpoint), now))
-        except Conflict as conflict:  # ids are random, so it is the guard on the account, or a limit
+            replacing = () if replaced is None else (replaced.step(order.id, now),)
+            inserted = _insert_steps(order, acting, guard(acting, self._endpoint), now)
+            await self._database.write(*limited, *inserted, *replacing)
+        except Conflict as conflict:  # ids are random, so it is the guard on the account, a limit, or a certificate's replacement
+            await self._renewals.check_free(replaced)
             changed = await explain(self._database, self._endpoint, acting)
             refused = await self._limits.order_refusal(acting.account_id, identifiers, now, renewal=renewal)
             raise (refused or changed) from conflict
@@ -303,7 +306,8 @@ def _insert_steps(order: Order, acting: Acting, guarded: tuple[str, str], now: M
     identifiers = store.to_json([identifier.json() for identifier in order.identifiers])
     owner = (acting.account_id, acting.jwk.thumbprint)
     terms = (order.profile, order.profile_version, order.not_before, order.not_after, order.expires_at)
-    steps = [Step(store.INSERT_ORDER_SQL, (order.id, *owner, identifiers, *terms, now, *guarded))]
+    extensions = (order.replaces, order.auto_renewal)
+    steps = [Step(store.INSERT_ORDER_SQL, (order.id, *owner, identifiers, *terms, now, *guarded, *extensions))]
     for position, each in enumerate(order.authorizations):
         name = store.identifier_columns(each.identifier)
         content = (int(each.wildcard), each.token, store.to_json(each.challenges), each.expires_at, now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from issuance.renewal import RenewalRecord
 from issuance.request import IssuanceRequest, Outcome
 from issuance.service import CertificateRecord
 from pki.identifiers import Identifier
@@ -26,6 +27,8 @@ class IssuanceDoor(Protocol):
     async def certificate(self, serial: str, *, issuer: str | None = None) -> CertificateRecord | None: ...
 
     async def chain(self, *, issuer: str, serial: str) -> str | None: ...
+
+    async def renewal(self, *, key_identifier: bytes, serial: str) -> RenewalRecord | None: ...
 
 
 class OrderPolicy(Protocol):

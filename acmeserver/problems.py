@@ -24,6 +24,7 @@ class ProblemType(enum.Enum):
     """RFC 8555 §6.7, and `invalidProfile` of the profiles extension. Closed."""
 
     ACCOUNT_DOES_NOT_EXIST = "accountDoesNotExist"
+    ALREADY_REPLACED = "alreadyReplaced"
     ALREADY_REVOKED = "alreadyRevoked"
     BAD_CSR = "badCSR"
     BAD_NONCE = "badNonce"
@@ -57,6 +58,7 @@ class ProblemType(enum.Enum):
 # The HTTP status of a type where nothing else is said; clients key off several of these (403 orderNotReady above all).
 _STATUS: Mapping[ProblemType, int] = MappingProxyType(
     {
+        ProblemType.ALREADY_REPLACED: 409,
         ProblemType.CAA: 403,
         ProblemType.EXTERNAL_ACCOUNT_REQUIRED: 403,
         ProblemType.INCORRECT_RESPONSE: 403,
@@ -136,6 +138,8 @@ class Problem(Exception):
         terms_of_service: str = "",
         retry_after: int | None = None,
         help_url: str = "",
+        location: str = "",
+        instance: str = "",
     ) -> None:
         super().__init__(kind, detail)
         self.type = kind
@@ -147,10 +151,14 @@ class Problem(Exception):
         self.terms_of_service = terms_of_service  # Link rel="terms-of-service" of userActionRequired (§7.3.3)
         self.retry_after = retry_after  # seconds
         self.help_url = help_url  # Link rel="help" of rateLimited (§6.6)
+        self.location = location  # the Location header of a 409 (§7.3.5)
+        self.instance = instance  # where a human reads what to do (§7.3.3)
 
     def json(self) -> dict[str, Any]:
         """The problem document (RFC 7807), nested parts last."""
         content: dict[str, Any] = {"type": self.type.urn, "status": self.status, "detail": self.detail}
+        if self.instance:
+            content["instance"] = self.instance
         if self.algorithms:
             content["algorithms"] = list(self.algorithms)
         if self.sub:

@@ -103,6 +103,7 @@ class AcmeServer:
                     policy=policy,
                     new_id=self.new_id,
                     new_token=self._new_token,
+                    renewals=renewals,
                 ),
                 authorizations=Authorizations(endpoint=endpoint, database=database, clock=clock, validations=self.validations),
                 revocation=Revocation(endpoint=endpoint, database=database, clock=clock, issuance=issuance),

@@ -38,6 +38,20 @@ INSERT_ACCOUNT_SQL = (
     "external_kid, external_binding) VALUES ($1, $2, $3, $4, 'valid', $5, $6, $7, $8, $9, $10)"
 )
 UPDATE_CONTACT_SQL = "UPDATE acme_account SET contact = $3 WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
+# A consent to new terms (RFC 8555 §7.3.3), with or without new contacts.
+AGREE_SQL = "UPDATE acme_account SET contact = $3, terms = $4, terms_agreed = 1 WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
+# keyChange's compare-and-set (§7.3.5): of two that begin with the same key, one wins.
+CHANGE_KEY_SQL = "UPDATE acme_account SET thumbprint = $3, jwk = $4 WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
+# The account's orders that it could still read, newest first (§7.1.2.1: not the invalid ones, also where that is derived).
+ORDERS_SQL = (
+    "SELECT a.status AS account_status, a.thumbprint AS account_thumbprint, o.id AS o_id, o.created_at AS o_created_at "
+    "FROM acme_account a LEFT JOIN acme_order o ON o.account_id = a.id AND o.status <> 'invalid' AND o.expires_at > $3 "
+    "AND (o.created_at, o.id) < ($4, $5) "
+    "AND (o.status <> 'open' OR NOT EXISTS (SELECT 1 FROM acme_order_authorization oa "
+    "JOIN acme_authorization z ON z.id = oa.authorization_id WHERE oa.order_id = o.id "
+    "AND (z.status IN ('invalid', 'deactivated', 'revoked') OR z.expires_at <= $3))) "
+    "WHERE a.id = $1 AND a.endpoint = $2 ORDER BY o.created_at DESC, o.id DESC LIMIT $6"
+)
 DEACTIVATE_ACCOUNT_SQL = "UPDATE acme_account SET status = 'deactivated' WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
 
 # What `standing.py` judges; `a` is the account, and BINDING_JOIN belongs to it.
@@ -54,7 +68,7 @@ _AUTHORIZATION = (
 ORDER_SQL = (
     f"SELECT {STANDING_COLUMNS}, "  # noqa: S608  # constants only
     "o.id AS o_id, o.status AS o_status, o.identifiers, o.profile, o.profile_version, o.not_before, o.not_after, "
-    f"o.expires_at AS o_expires_at, o.error AS o_error, o.issuer, o.serial, {_AUTHORIZATION} "
+    f"o.expires_at AS o_expires_at, o.error AS o_error, o.issuer, o.serial, o.replaces, o.auto_renewal, {_AUTHORIZATION} "
     f"FROM acme_account a {BINDING_JOIN} "
     "LEFT JOIN acme_order o ON o.account_id = a.id AND o.id = $3 AND o.expires_at > $4 "
     "LEFT JOIN acme_order_authorization oa ON oa.order_id = o.id "
@@ -65,9 +79,9 @@ ORDER_SQL = (
 # Its external key is the one that was looked at (or none), and the terms in force are agreed to ('' asks for none).
 INSERT_ORDER_SQL = (
     "INSERT INTO acme_order (id, account_id, status, identifiers, profile, profile_version, not_before, not_after, "
-    "expires_at, error, issuer, serial, created_at) "
+    "expires_at, error, issuer, serial, created_at, replaces, auto_renewal) "
     "SELECT CAST($1 AS TEXT), a.id, 'open', CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS TEXT), CAST($7 AS BIGINT), "
-    "CAST($8 AS BIGINT), CAST($9 AS BIGINT), '', '', '', CAST($10 AS BIGINT) "
+    "CAST($8 AS BIGINT), CAST($9 AS BIGINT), '', '', '', CAST($10 AS BIGINT), CAST($13 AS TEXT), CAST($14 AS TEXT) "
     "FROM acme_account a WHERE a.id = $2 AND a.thumbprint = $3 AND a.status = 'valid' "
     "AND a.external_kid = $11 AND (CAST($12 AS TEXT) = '' OR a.terms = $12)"
 )
@@ -174,6 +188,8 @@ class Order:
     issuer: str
     serial: str
     authorizations: tuple[Authorization, ...]
+    replaces: str = ""  # RFC 9773 §5, as the client wrote it
+    auto_renewal: str = ""  # RFC 8739 §3.1.1, the terms in JSON; '' for an order that ends with one certificate
 
     def status(self, now: Micros) -> OrderStatus:
         return order_status(
@@ -229,6 +245,8 @@ def order_from(rows: Sequence[Row]) -> Order:
         issuer=row["issuer"],
         serial=row["serial"],
         authorizations=tuple(authorization_from(each) for each in rows),
+        replaces=row["replaces"],
+        auto_renewal=row["auto_renewal"],
     )
 
 

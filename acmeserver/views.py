@@ -36,6 +36,7 @@ def order_view(order: Order, *, urls: Urls, now: Micros, show_profile: bool) -> 
         not_before=order.not_before,
         not_after=order.not_after,
         error=_order_error(order, now) if status is OrderStatus.INVALID else None,
+        replaces=order.replaces,
     )
 
 

@@ -37,6 +37,9 @@ def acme_endpoint(settings: AcmeSettings) -> AcmeEndpoint:
         roles=settings.roles,
         terms_of_service=settings.terms_of_service,
         website=settings.website,
+        renewal_info=settings.renewal_info,
+        limits=settings.limits,
+        cors=settings.cors,
     )
 
 

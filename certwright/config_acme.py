@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
+from acmeserver.endpoint import RenewalInfo
+from acmeserver.limits import LimitRules
 from certwright import config_schema
 from certwright.yaml_positions import Place
 
@@ -23,6 +26,9 @@ class AcmeSettings:
     roles: frozenset[str]
     terms_of_service: str | None
     website: str | None
+    renewal_info: RenewalInfo | None
+    limits: LimitRules
+    cors: tuple[str, ...]
 
 
 def acme_settings(name: str, given: config_schema.AcmeEndpoint, *, profiles: tuple[str, ...], note: Note) -> AcmeSettings:
@@ -40,4 +46,34 @@ def acme_settings(name: str, given: config_schema.AcmeEndpoint, *, profiles: tup
         roles=frozenset(given.roles),
         terms_of_service=given.terms_of_service,
         website=given.website,
+        renewal_info=_renewal_info(given.renewal_info, note),
+        limits=_limits(given.limits, given.website),
+        cors=_cors(given.cors, note),
     )
+
+
+def _limits(given: config_schema.AcmeLimits, website: str | None) -> LimitRules:
+    return LimitRules(
+        accounts_per_address=given.accounts_per_address,
+        orders_per_account=given.orders_per_account,
+        orders_per_name=given.orders_per_name,
+        failed_validations=given.failed_validations,
+        pending_authorizations=given.pending_authorizations,
+        help=given.help or website or "",
+    )
+
+
+def _cors(given: list[str], note: Note) -> tuple[str, ...]:
+    if "*" in given and len(given) > 1:
+        note(("cors",), '"*" is every origin; leave it or the others out')
+    return tuple(given)
+
+
+def _renewal_info(given: config_schema.RenewalInfo | None, note: Note) -> RenewalInfo | None:
+    if given is None:
+        return None
+    if given.window_start >= given.window_end:
+        note(("renewal_info", "window_end"), "the window ends after its start; the defaults are 66% and 83%")
+    if not timedelta(minutes=1) <= given.retry_after <= timedelta(days=1):
+        note(("renewal_info", "retry_after"), "clients take 1m to 24h (RFC 9773 §4.3.2)")
+    return RenewalInfo(window_start=given.window_start, window_end=given.window_end, retry_after=given.retry_after)

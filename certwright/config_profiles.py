@@ -112,6 +112,7 @@ def build_profile(name: str, given: config_schema.Profile, *, first_issuer: str,
         caa=bool(given.caa),
         lint=given.lint or LintMode.SHAPE,
         aliases=tuple(canonical_profile_name(alias) for alias in given.aliases or ()),
+        description=given.description or "",
     )
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, AnyHttpUrl, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
+from policy.limits import Limit
 from policy.profiles import CommonName, KeyUsageBit, LintMode
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -36,6 +37,13 @@ def parse_duration(value: object) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def _percent(value: object) -> int:
+    match = re.fullmatch("([0-9]{1,3})%", value) if isinstance(value, str) else None
+    if match is None or int(match[1]) > 100:
+        raise ValueError("a share of the lifetime, such as 66%")
+    return int(match[1])
+
+
 def _url(value: str) -> str:
     if not value.isascii() or value.endswith("/"):
         raise ValueError("a URL in ASCII without a slash at its end, such as https://ca.example.com:8443")
@@ -50,6 +58,23 @@ def _address(value: object) -> tuple[str, int]:
     if match is None or not 0 < int(match[2]) < 65536:
         raise ValueError('an address and a port, such as "0.0.0.0:8443" or "[::1]:8443"')
     return match[1].strip("[]"), int(match[2])
+
+
+def _origin(value: str) -> str:
+    """As browsers send it (RFC 6454 §6.2), for it is compared as text."""
+    if value == "*":
+        return value
+    url = _HTTP_URL.validate_python(_url(value))
+    if value != value.lower() or value.endswith((":443" if url.scheme == "https" else ":80", ":")):
+        raise ValueError("an origin as browsers send it, such as https://portal.example.com, or *")
+    return value
+
+
+def _rate(value: object) -> Limit:
+    count, slash, period = value.partition("/") if isinstance(value, str) else ("", "", "")
+    if not slash or not re.fullmatch("[1-9][0-9]{0,8}", count):
+        raise ValueError("a limit is a number and a time, such as 300/3h; null is no limit")
+    return Limit(int(count), parse_duration(period))
 
 
 def _network(value: str) -> str:
@@ -79,9 +104,12 @@ def _one_enum(kind: type[CommonName | KeyUsageBit | LintMode]) -> BeforeValidato
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Percent = Annotated[int, BeforeValidator(_percent)]
 Url = Annotated[str, AfterValidator(_url)]
 Address = Annotated[tuple[str, int], BeforeValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
+Origin = Annotated[str, AfterValidator(_origin)]
+Rate = Annotated[Limit, BeforeValidator(_rate)]
 Name = Annotated[str, AfterValidator(_name)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Text = Annotated[str, Field(min_length=1)]
@@ -161,6 +189,7 @@ class Profile(Closed):
     caa: bool | None = None
     lint: Annotated[LintMode, _one_enum(LintMode)] | None = None
     aliases: list[Name] | None = None
+    description: Text | None = None  # what ACME clients are shown
 
 
 class Policy(Closed):
@@ -172,6 +201,25 @@ class Policy(Closed):
     require_approval: bool = False
 
 
+class RenewalInfo(Closed):
+    """RFC 9773; `{}` is on, with these. Clients renew at a random moment between the two shares of the lifetime."""
+
+    window_start: Percent = 66
+    window_end: Percent = 83
+    retry_after: Duration = timedelta(hours=6)
+
+
+class AcmeLimits(Closed):
+    """null is no limit. All names of a private CA tend to be below one registered name, so that one is null by itself."""
+
+    accounts_per_address: Rate | None = Limit(100, timedelta(hours=3))
+    orders_per_account: Rate | None = Limit(1000, timedelta(hours=3))
+    orders_per_name: Rate | None = None
+    failed_validations: Rate | None = Limit(60, timedelta(hours=1))
+    pending_authorizations: Annotated[int, Field(ge=1, le=1_000_000)] | None = 1000
+    help: Text | None = None
+
+
 class AcmeEndpoint(Closed):
     profiles: Annotated[list[Text], Field(min_length=1)]
     challenges: Annotated[list[Literal["http-01", "dns-01", "tls-alpn-01"]], Field(min_length=1)] = ["http-01"]
@@ -180,6 +228,9 @@ class AcmeEndpoint(Closed):
     roles: list[Text] = ["acme"]
     terms_of_service: Text | None = None
     website: Text | None = None
+    renewal_info: RenewalInfo | None = None
+    limits: AcmeLimits = AcmeLimits()
+    cors: list[Origin] = []
 
 
 class EstEndpoint(Closed):
@@ -215,6 +266,13 @@ class SignerProcess(Closed):
     socket: Text | None = None
 
 
+class Retention(Closed):
+    """How long what ACME leaves behind is kept: what came to nothing from its expiry, the rest from its certificate's."""
+
+    unfinished: Duration = timedelta(days=30)
+    issued: Duration = timedelta(days=730)
+
+
 class Root(Closed):
     base_url: Url
     http_url: Url | None = None
@@ -232,6 +290,7 @@ class Root(Closed):
     policies: dict[str, Policy] = {}
     endpoints: Endpoints = Endpoints()
     validation: Validation = Validation()
+    retention: Retention = Retention()
 
 
 def find_fields(place: tuple[str | int, ...]) -> list[str]:

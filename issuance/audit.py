@@ -21,6 +21,8 @@ class Event(enum.Enum):
     REVOKED = "revoked"
     KEY_BLOCKED = "key.blocked"  # a compromise that was told after the revocation; with it, it is part of `revoked`
     CRL_PUBLISHED = "crl.published"
+    RENEWALS_PULLED = "renewals.pulled"
+    RENEWALS_PULL_WITHDRAWN = "renewals.pull_withdrawn"
 
 
 AUDIT_INSERT_SQL = """

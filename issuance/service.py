@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from issuance import audit
+from issuance import audit, renewal
 from issuance.ledger import CertificateRecord, Ledger
 from issuance.pipeline import Pipeline, Rules
 from issuance.request import IssuanceRequest, Issued, IssuedCertificate, Outcome, Pending, Rejected
@@ -49,6 +49,9 @@ class Issuance:
         self._new_id = new_id
         self._observer = observer
         self._newest: dict[tuple[str, str], bytes] = {}  # oldest first
+        self._of_key: dict[bytes, set[str]] = {}
+        for name, issuer in rules.issuers.items():
+            self._of_key.setdefault(issuer.key_identifier, set()).add(name)
 
     async def submit(self, request: IssuanceRequest) -> Outcome:
         """One request through all ten steps. Raises Unavailable; a refusal comes back as `Rejected` and is in the audit."""
@@ -127,6 +130,11 @@ class Issuance:
     ) -> Sequence[CertificateRecord]:
         """Newest first; `before` is (issued_at, serial) of the last one seen."""
         return await self._ledger.newest(principal=principal, before=before or _END_OF_TIME, limit=limit)
+
+    async def renewal(self, *, key_identifier: bytes, serial: str) -> renewal.RenewalRecord | None:
+        """What the renewal of a certificate depends on; `key_identifier` is its issuer's, as in its AKI extension."""
+        issuers = self._of_key.get(key_identifier)
+        return None if issuers is None else await renewal.find(self._database, serial, issuers=issuers)
 
     async def chain(self, *, issuer: str, serial: str) -> str | None:
         """The chain of a certificate as `chain_pem` gives it. Whose it is, is the caller's check.

@@ -53,6 +53,7 @@ class Profile:
     lint: LintMode
     aliases: tuple[str, ...] = ()
     methods_required: int = 1  # how many different methods have to prove an ACME name
+    description: str = ""  # for people who choose one (draft-ietf-acme-profiles §3); no part of the version
     perspectives_required: int = 0  # how many remote perspectives have to have seen each proof (BR 3.2.2.9)
 
     @property
@@ -62,7 +63,8 @@ class Profile:
         A field that has a default is left out while it has it: it came later, and orders that were pinned before stay good.
         """
         content = {f.name: repr(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default}
-        content.pop("aliases", None)
+        for told in ("aliases", "description"):
+            content.pop(told, None)
         content["key_usage"] = repr(sorted(bit.value for bit in self.key_usage))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

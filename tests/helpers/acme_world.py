@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from acmeserver.endpoint import AcmeEndpoint
+from acmeserver.endpoint import AcmeEndpoint, RenewalInfo
 from acmeserver.http import routes
 from acmeserver.server import AcmeServer
 from acmeserver.settlement import ORIGIN, OrderSettler
@@ -67,6 +67,7 @@ ENDPOINTS = (
         terms_of_service="https://ca.test/terms",
         website="https://ca.test",
         caa_identities=("ca.test",),
+        renewal_info=RenewalInfo(),
     ),
 )
 
@@ -183,10 +184,11 @@ def make_server(
     log: RememberedErrors,
     hold: timedelta = timedelta(seconds=60),
     base_url: str = BASE,
+    endpoints: Sequence[AcmeEndpoint] = ENDPOINTS,
 ) -> AcmeServer:
     return AcmeServer(
         base_url=base_url,
-        endpoints=ENDPOINTS,
+        endpoints=endpoints,
         database=database,
         clock=clock,
         issuance=issuance,
@@ -200,14 +202,22 @@ def make_server(
 
 
 @asynccontextmanager
-async def acme_world(database: Database, clock: Clock, *, hold: timedelta = timedelta(seconds=60)) -> AsyncIterator[AcmeWorld]:
+async def acme_world(
+    database: Database,
+    clock: Clock,
+    *,
+    hold: timedelta = timedelta(seconds=60),
+    endpoints: Sequence[AcmeEndpoint] = ENDPOINTS,
+) -> AsyncIterator[AcmeWorld]:
     """Validations answer at once until a test clears a method's gate; `hold` is how long a POST waits for one."""
     issuance = SettlingIssuance(database=database, clock=clock)
     http01, dns01 = ScriptedMethod("http-01", clock), ScriptedMethod("dns-01", clock)
     policy, log = ScriptedPolicy(), RememberedErrors()
     for method in (http01, dns01):
         method.gate.set()
-    server = make_server(database, clock, issuance=issuance, policy=policy, methods=(http01, dns01), log=log, hold=hold)
+    server = make_server(
+        database, clock, issuance=issuance, policy=policy, methods=(http01, dns01), log=log, hold=hold, endpoints=endpoints
+    )
     app = web.Application()
     app.add_routes(routes(server))
     async with TestClient(TestServer(app)) as http:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from issuance.credentials import Credential, CredentialKind
+from issuance.renewal import RenewalRecord, Window
 from issuance.request import IssuanceRequest, Issued, IssuedCertificate, Outcome
 from issuance.service import CertificateRecord
 from pki.clock import Micros
@@ -53,6 +54,10 @@ class ThrowAwayCa:
     @property
     def der(self) -> bytes:
         return self.certificate.public_bytes(serialization.Encoding.DER)
+
+    @property
+    def key_identifier(self) -> bytes:
+        return x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()).digest
 
     @property
     def pem(self) -> str:
@@ -127,6 +132,7 @@ class SimulatedIssuance:
     requests: list[IssuanceRequest] = field(default_factory=list)
     script: list[Outcome | Exception] = field(default_factory=list)
     records: dict[str, CertificateRecord] = field(default_factory=dict)
+    pulls: dict[str, tuple[Window, str]] = field(default_factory=dict)  # by serial, with the URL that explains it
     _by_key: dict[str, Issued] = field(default_factory=dict)
     _now: int = START
 
@@ -182,6 +188,15 @@ class SimulatedIssuance:
         newest_first = sorted(self.records.values(), key=_position, reverse=True)
         theirs = [record for record in newest_first if principal in {None, record.principal}]
         return [record for record in theirs if before is None or _position(record) < before][:limit]
+
+    async def renewal(self, *, key_identifier: bytes, serial: str) -> RenewalRecord | None:
+        record = self.records.get(serial)
+        if record is None or key_identifier != self.ca.key_identifier:
+            return None
+        one = record.certificate
+        pulled, url = self.pulls.get(serial, (None, ""))
+        times = (one.not_before, one.not_after, record.revoked_at)
+        return RenewalRecord(one.issuer, one.serial, record.principal, record.names, *times, pulled, url)
 
     async def chain(self, *, issuer: str, serial: str) -> str | None:
         record = await self.certificate(serial, issuer=issuer)

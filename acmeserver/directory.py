@@ -1,0 +1,60 @@
+"""The directory (RFC 8555 §7.1.1): what an endpoint can do. Pure; made once, for it never changes while the server runs.
+
+Law of this file: only what is there is in it. A client that finds a name here may use it, and one that does not find it cannot.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import orjson
+
+from acmeserver.endpoint import AcmeEndpoint
+from acmeserver.urls import Urls
+from policy.profiles import Profile, Profiles
+
+_DAY = timedelta(days=1)
+
+
+def directory(endpoint: AcmeEndpoint, urls: Urls, profiles: Profiles) -> bytes:
+    content: dict[str, object] = {
+        "newNonce": urls.new_nonce,
+        "newAccount": urls.new_account,
+        "newOrder": urls.new_order,
+        "revokeCert": urls.revoke_cert,
+    }
+    if endpoint.renewal_info is not None:
+        content["renewalInfo"] = urls.renewal_info  # without a slash at its end: clients add one (RFC 9773 §4.1)
+    meta = _meta(endpoint, profiles)
+    if meta:
+        content["meta"] = meta
+    return orjson.dumps(content)
+
+
+def advertises_profiles(endpoint: AcmeEndpoint, profiles: Profiles) -> bool:
+    """Where there is a choice, or something to say about the only one (draft-ietf-acme-profiles §3)."""
+    return len(endpoint.profiles) > 1 or any(profiles.get(name).description for name in endpoint.profiles)
+
+
+def _meta(endpoint: AcmeEndpoint, profiles: Profiles) -> dict[str, object]:
+    meta: dict[str, object] = {}
+    if endpoint.terms_of_service is not None:
+        meta["termsOfService"] = endpoint.terms_of_service
+    if endpoint.website is not None:
+        meta["website"] = endpoint.website
+    if endpoint.caa_identities:
+        meta["caaIdentities"] = list(endpoint.caa_identities)
+    if advertises_profiles(endpoint, profiles):
+        # lego and acmez refuse a name that is not listed, so all are.
+        meta["profiles"] = {profile.name: _described(profile) for profile in map(profiles.get, endpoint.profiles)}
+    return meta
+
+
+def _described(profile: Profile) -> str:
+    """The operator's words, else the one thing that people choose by."""
+    if profile.description:
+        return profile.description
+    if profile.validity % _DAY:
+        return f"valid for {profile.validity.total_seconds() / 3600:g} hours"
+    days = profile.validity // _DAY
+    return f"valid for {days} days" if days > 1 else "valid for 24 hours"
