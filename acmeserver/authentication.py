@@ -7,10 +7,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from acmeserver import store
+from acmeserver.chaos import Redeemer
 from acmeserver.external import Binding
 from acmeserver.jwk import Jwk, load_jwk, verify
 from acmeserver.jws import Jws, parse_jws
-from acmeserver.nonces import Nonces
 from acmeserver.problems import Problem, ProblemType, malformed, unauthorized
 from acmeserver.states import AccountStatus
 from acmeserver.urls import Urls
@@ -60,9 +60,13 @@ def check_valid(status: AccountStatus) -> None:
 
 
 class Authenticator:
-    """Verifies requests. Keys of accounts are parsed once and kept, up to `keys` of them."""
+    """Verifies requests. Keys of accounts are parsed once and kept, up to `keys` of them.
 
-    def __init__(self, *, database: Database, nonces: Nonces, keys: int = 10_000) -> None:
+    A kept key may be the account's no more, for another node may have changed it. So it never decides alone: what it verifies
+    is refused by `check_account` (or by the WHERE of a write), and when it does not verify, the row is read again.
+    """
+
+    def __init__(self, *, database: Database, nonces: Redeemer, keys: int = 10_000) -> None:
         self._database = database
         self._nonces = nonces
         self._limit = keys
@@ -74,7 +78,14 @@ class Authenticator:
         """The signer and the payload. Raises Problem, Unavailable."""
         jws = parse_jws(body)
         signer = await self._signer(jws, urls=urls, endpoint=endpoint, signed_by=signed_by)
-        verify(signer.jwk, jws.algorithm, jws.signature, jws.signed)
+        try:
+            verify(signer.jwk, jws.algorithm, jws.signature, jws.signed)
+        except Problem:
+            changed = await self._changed(signer, endpoint)
+            if changed is None:
+                raise
+            verify(changed.jwk, jws.algorithm, jws.signature, jws.signed)
+            signer = changed
         await self._nonces.redeem(jws.nonce)
         if jws.url != url:
             raise unauthorized("the JWS's url is not the URL of this request (RFC 8555 §6.4)")
@@ -92,6 +103,14 @@ class Authenticator:
         if jwk is None:
             raise Problem(ProblemType.ACCOUNT_DOES_NOT_EXIST, "kid is not the URL of an account at this endpoint")
         return Signer(jwk, account_id)
+
+    async def _changed(self, signer: Signer, endpoint: str) -> Signer | None:
+        """The account with its present key, where that is not the one that was kept."""
+        if signer.account_id is None:
+            return None
+        self._keys.pop((endpoint, signer.account_id), None)
+        jwk = await self._key_of(endpoint, signer.account_id)
+        return Signer(jwk, signer.account_id) if jwk is not None and jwk != signer.jwk else None
 
     async def _key_of(self, endpoint: str, account_id: str) -> Jwk | None:
         known = self._keys.get((endpoint, account_id))

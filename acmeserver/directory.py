@@ -22,6 +22,7 @@ def directory(endpoint: AcmeEndpoint, urls: Urls, profiles: Profiles) -> bytes:
         "newAccount": urls.new_account,
         "newOrder": urls.new_order,
         "revokeCert": urls.revoke_cert,
+        "keyChange": urls.key_change,
     }
     if endpoint.renewal_info is not None:
         content["renewalInfo"] = urls.renewal_info  # without a slash at its end: clients add one (RFC 9773 §4.1)
@@ -44,6 +45,8 @@ def _meta(endpoint: AcmeEndpoint, profiles: Profiles) -> dict[str, object]:
         meta["website"] = endpoint.website
     if endpoint.caa_identities:
         meta["caaIdentities"] = list(endpoint.caa_identities)
+    if endpoint.external_account == "required":
+        meta["externalAccountRequired"] = True
     if advertises_profiles(endpoint, profiles):
         # lego and acmez refuse a name that is not listed, so all are.
         meta["profiles"] = {profile.name: _described(profile) for profile in map(profiles.get, endpoint.profiles)}

@@ -112,7 +112,7 @@ async def _authenticated(server: AcmeServer, served: Served, request: web.Reques
         endpoint=served.endpoint.name,
         signed_by=signed_by,
     )
-    return Call(server, served, signer, payload, request.match_info, request.remote or "")
+    return Call(server, served, signer, payload, request.match_info, request.remote or "", request.query)
 
 
 async def _body(request: web.Request) -> bytes:

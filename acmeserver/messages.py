@@ -57,7 +57,14 @@ class NewOrder:
     profile: str | None
     not_before: Micros | None
     not_after: Micros | None
+    ancestors: tuple[str | None, ...] = ()  # of each identifier (RFC 9444 §4.3); heeded where subdomains are authorized
     replaces: str | None = None  # RFC 9773 §5; heeded where the endpoint has renewal information
+
+
+@dataclass(frozen=True, slots=True)
+class NewAuthz:
+    identifier: WireIdentifier
+    subdomains: bool  # RFC 9444 §4.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +149,21 @@ def parse_new_order(payload: bytes) -> NewOrder:
         raise malformed("replaces is no string")
     return NewOrder(
         identifiers=tuple(_identifier(item) for item in identifiers),
+        ancestors=tuple(_ancestor(item) for item in identifiers),
         profile=profile,
         not_before=_time(members, "notBefore"),
         not_after=_time(members, "notAfter"),
         replaces=replaces,
     )
+
+
+def parse_new_authz(payload: bytes) -> NewAuthz:
+    """RFC 8555 §7.4.1. The flag of RFC 9444 is taken inside the identifier and beside it: clients write both."""
+    members = _members(payload)
+    item = members.get("identifier")
+    identifier = _identifier(item)
+    inside = _flag(item, "subdomainAuthAllowed") if isinstance(item, dict) else False
+    return NewAuthz(identifier, subdomains=_flag(members, "subdomainAuthAllowed") or inside)
 
 
 def parse_finalize(payload: bytes) -> Finalize:
@@ -207,11 +224,14 @@ def authorization_json(
     identifier: WireIdentifier,
     expires_at: Micros,
     wildcard: bool,
+    subdomains: bool,
     challenges: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     content: dict[str, Any] = {"status": status.value, "expires": rfc3339(expires_at), "identifier": identifier.json()}
     if wildcard:
         content["wildcard"] = True
+    if subdomains:
+        content["subdomainAuthAllowed"] = True
     content["challenges"] = list(challenges)
     return content
 
@@ -299,6 +319,13 @@ def _identifier(item: Any) -> WireIdentifier:
     if len(kind) > MAX_IDENTIFIER or len(value) > MAX_IDENTIFIER:
         raise malformed(f"an identifier's type and value have {MAX_IDENTIFIER} characters at most")
     return WireIdentifier(kind, value)
+
+
+def _ancestor(item: Any) -> str | None:
+    ancestor = item.get("ancestorDomain") if isinstance(item, dict) else None
+    if ancestor is not None and (not isinstance(ancestor, str) or len(ancestor) > MAX_IDENTIFIER):
+        raise malformed(f"ancestorDomain is no string of {MAX_IDENTIFIER} characters at most")
+    return ancestor
 
 
 def _time(members: Mapping[str, Any], name: str) -> Micros | None:

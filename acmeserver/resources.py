@@ -50,6 +50,7 @@ class Call:
     payload: bytes = field(repr=False)
     params: Mapping[str, str]
     source_address: str
+    query: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def acting(self) -> Acting:
@@ -73,6 +74,20 @@ async def account(call: Call) -> Answer:
         raise Problem(ProblemType.UNAUTHORIZED, "this is another account's URL")
     updated = await call.served.accounts.update(call.acting, messages.parse_account_update(call.payload))
     return Answer(body=_account_body(call, updated), location=call.served.urls.account(updated.id))
+
+
+async def account_orders(call: Call) -> Answer:
+    messages.parse_read(call.payload)
+    if call.params["id"] != call.acting.account_id:
+        raise Problem(ProblemType.UNAUTHORIZED, "this is another account's URL")
+    page, urls = await call.served.accounts.orders(call.acting, call.query.get("after")), call.served.urls
+    following = ((urls.orders(call.acting.account_id, page.next), "next"),) if page.next else ()
+    return Answer(body=orjson.dumps({"orders": [urls.order(each) for each in page.ids]}), links=following)
+
+
+async def key_change(call: Call) -> Answer:
+    changed = await call.served.key_changes.change(call.acting, call.payload)
+    return Answer(body=_account_body(call, changed), location=call.served.urls.account(changed.id))
 
 
 async def new_order(call: Call) -> Answer:
@@ -135,7 +150,9 @@ RESOURCES = (
     Resource("new-account", SignedBy.KEY, new_account),
     Resource("new-order", SignedBy.ACCOUNT, new_order),
     Resource("revoke-cert", SignedBy.EITHER, revoke_cert),
+    Resource("key-change", SignedBy.ACCOUNT, key_change),
     Resource(f"account/{{id:{ID}}}", SignedBy.ACCOUNT, account),
+    Resource(f"account/{{id:{ID}}}/orders", SignedBy.ACCOUNT, account_orders),
     Resource(f"order/{{id:{ID}}}", SignedBy.ACCOUNT, order),
     Resource(f"order/{{id:{ID}}}/finalize", SignedBy.ACCOUNT, finalize),
     Resource(f"authz/{{id:{ID}}}", SignedBy.ACCOUNT, authorization),

@@ -11,8 +11,11 @@ from types import MappingProxyType
 from acmeserver.accounts import Accounts
 from acmeserver.authentication import Authenticator
 from acmeserver.authorizations import Authorizations
+from acmeserver.chaos import Chaos, ChaoticNonces
 from acmeserver.directory import directory
 from acmeserver.endpoint import AcmeEndpoint
+from acmeserver.external_keys import ExternalKeys
+from acmeserver.keychange import KeyChanges
 from acmeserver.limits import Limits
 from acmeserver.nonces import Nonces
 from acmeserver.orders import Orders
@@ -22,6 +25,7 @@ from acmeserver.revocation import Revocation
 from acmeserver.urls import Urls
 from acmeserver.validations import Validations
 from pki.clock import Clock
+from pki.sealing import Sealer
 from pki.strict import base64url
 from policy.profiles import Profiles
 from storage.database import Database
@@ -37,6 +41,7 @@ class Served:
     urls: Urls
     directory: bytes
     accounts: Accounts
+    key_changes: KeyChanges
     orders: Orders
     authorizations: Authorizations
     revocation: Revocation
@@ -46,7 +51,8 @@ class Served:
 class AcmeServer:
     """All ACME endpoints of a worker.
 
-    Raises ValueError when an endpoint names a challenge that is not there, Rejection when it names such a profile.
+    Raises ValueError when an endpoint names a challenge that is not there, Rejection when it names such a profile. `sealer` opens
+    the keys of external accounts; an endpoint that has such accounts cannot do without.
     """
 
     def __init__(
@@ -62,17 +68,23 @@ class AcmeServer:
         methods: Mapping[str, ChallengeMethod],
         enqueue_validation: EnqueueValidation,
         log: ErrorLog,
+        sealer: Sealer | None = None,
         hold: timedelta = HOLD,
         random: Callable[[int], bytes] = secrets.token_bytes,
+        chaos: Chaos | None = None,
     ) -> None:
         endpoints = tuple(endpoints)
         for endpoint in endpoints:
-            _check(endpoint, methods)
+            _check(endpoint, methods, sealer)
+        external_keys = (
+            ExternalKeys(database=database, clock=clock, sealer=sealer, random_bytes=random) if sealer is not None else None
+        )
         self.clock = clock
         self.log = log
         self._random = random
         self.nonces = Nonces(database=database, clock=clock, random=random)
-        self.authenticator = Authenticator(database=database, nonces=self.nonces)
+        unfair = ChaoticNonces(self.nonces, chaos, random=random) if chaos is not None else None
+        self.authenticator = Authenticator(database=database, nonces=unfair or self.nonces)
         self.validations = Validations(
             database=database,
             clock=clock,
@@ -92,7 +104,15 @@ class AcmeServer:
                 endpoint=endpoint,
                 urls=urls,
                 directory=directory(endpoint, urls, profiles),
-                accounts=Accounts(endpoint=endpoint, database=database, clock=clock, new_id=self.new_id),
+                accounts=Accounts(
+                    endpoint=endpoint,
+                    urls=urls,
+                    database=database,
+                    clock=clock,
+                    new_id=self.new_id,
+                    external_keys=external_keys,
+                ),
+                key_changes=KeyChanges(endpoint=endpoint, urls=urls, database=database),
                 orders=Orders(
                     endpoint=endpoint,
                     urls=urls,
@@ -136,8 +156,11 @@ class AcmeServer:
         await self.validations.close()
 
 
-def _check(endpoint: AcmeEndpoint, methods: Mapping[str, ChallengeMethod]) -> None:
+def _check(endpoint: AcmeEndpoint, methods: Mapping[str, ChallengeMethod], sealer: Sealer | None) -> None:
     missing = [kind for kind in endpoint.challenges if kind not in methods]
     if missing or not endpoint.challenges or not endpoint.profiles:
         message = f"ACME endpoint {endpoint.name}: no profiles, no challenges, or unknown challenges {missing}"
+        raise ValueError(message)
+    if endpoint.external_account != "none" and sealer is None:
+        message = f"ACME endpoint {endpoint.name}: external accounts, and no key that opens theirs"
         raise ValueError(message)

@@ -106,6 +106,7 @@ def terms_not_agreed(terms: str) -> Problem:
         ProblemType.USER_ACTION_REQUIRED,
         f"agree to the terms of service first: {terms} (POST termsOfServiceAgreed: true to newAccount or to the account's URL)",
         terms_of_service=terms,
+        instance=terms,
     )
 
 

@@ -62,7 +62,7 @@ STANDING_SQL = f"SELECT {STANDING_COLUMNS} FROM acme_account a {BINDING_JOIN} WH
 
 _AUTHORIZATION = (
     "z.id AS z_id, z.identifier_type, z.identifier, z.wildcard, z.status AS z_status, z.token, z.challenges, z.chosen, "
-    "z.error AS z_error, z.validated_at, z.expires_at AS z_expires_at"
+    "z.error AS z_error, z.validated_at, z.expires_at AS z_expires_at, z.subdomains, z.perspectives, z.owner"
 )
 
 ORDER_SQL = (
@@ -87,10 +87,32 @@ INSERT_ORDER_SQL = (
 )
 INSERT_AUTHORIZATION_SQL = (
     "INSERT INTO acme_authorization (id, account_id, identifier_type, identifier, wildcard, status, token, challenges, "
-    "chosen, error, evidence, validated_at, expires_at, lease_until, created_at) "
-    "VALUES ($1, $2, $3, $4, $5, 'pending', $6, $7, '', '', '', NULL, $8, 0, $9)"
+    "chosen, error, evidence, validated_at, expires_at, lease_until, created_at, subdomains, owner) "
+    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, '', '', '', NULL, $9, 0, $10, $11, $12)"
+)
+# Without an order (RFC 8555 §7.4.1), so it has the guard that else the order has.
+INSERT_PREAUTHORIZATION_SQL = (
+    "INSERT INTO acme_authorization (id, account_id, identifier_type, identifier, wildcard, status, token, challenges, "
+    "chosen, error, evidence, validated_at, expires_at, lease_until, created_at, subdomains, owner) "
+    "SELECT CAST($1 AS TEXT), a.id, CAST($3 AS TEXT), CAST($4 AS TEXT), CAST($5 AS BIGINT), CAST($6 AS TEXT), "
+    "CAST($7 AS TEXT), CAST($8 AS TEXT), '', '', '', NULL, CAST($9 AS BIGINT), 0, CAST($10 AS BIGINT), CAST($11 AS BIGINT), "
+    "CAST($12 AS TEXT) FROM acme_account a WHERE a.id = $2 AND a.thumbprint = $13 AND a.status = 'valid' "
+    "AND a.external_kid = $14 AND (CAST($15 AS TEXT) = '' OR a.terms = $15)"
 )
 INSERT_LINK_SQL = "INSERT INTO acme_order_authorization (order_id, authorization_id, position) VALUES ($1, $2, $3)"
+# To an authorization that was there before: only while it is the account's, and valid.
+LINK_REUSED_SQL = (
+    "INSERT INTO acme_order_authorization (order_id, authorization_id, position) "
+    "SELECT CAST($1 AS TEXT), z.id, CAST($3 AS BIGINT) FROM acme_authorization z "
+    "WHERE z.id = $2 AND z.account_id = $4 AND z.status = 'valid' AND z.expires_at > $5"
+)
+NAMES_AT_ONCE = 10  # of REUSABLE_SQL
+# What was proved for any of ten names, by index. What is valid without a proof (`owner`) is made anew for each order.
+REUSABLE_SQL = (
+    f"SELECT {_AUTHORIZATION} FROM acme_authorization z WHERE z.account_id = $1 AND z.status = 'valid' "  # noqa: S608  # constants only
+    "AND z.identifier IN ($4, $5, $6, $7, $8, $9, $10, $11, $12, $13) AND z.owner = '' AND z.expires_at > $2 "
+    "AND z.validated_at > $3 ORDER BY z.validated_at DESC LIMIT 200"
+)
 
 # Finalize's compare-and-set. Of two finalizes one wins; a deactivated account or authorization, or one past its time, cannot,
 # nor can an account whose external key was revoked.
@@ -118,7 +140,7 @@ UNSETTLED_AUTHORIZATION_SQL = (
 )
 SETTLE_AUTHORIZATION_SQL = (
     "UPDATE acme_authorization SET status = $2, chosen = $3, error = $4, evidence = $5, validated_at = $6, expires_at = $7, "
-    "lease_until = 0 WHERE id = $1 AND status IN ('pending', 'processing') AND expires_at > $8 "
+    "perspectives = $9, lease_until = 0 WHERE id = $1 AND status IN ('pending', 'processing') AND expires_at > $8 "
     "AND EXISTS (SELECT 1 FROM acme_account a WHERE a.id = acme_authorization.account_id AND a.status = 'valid')"
 )
 DEACTIVATE_AUTHORIZATION_SQL = (
@@ -157,7 +179,9 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """`identifier` is without the wildcard label; `error` is a problem document or None."""
+    """`identifier` is without the wildcard label; `error` is a problem document or None; `owner` is the external account key
+    that owns the name, "" where it is to be proved.
+    """
 
     id: str
     identifier: Identifier
@@ -169,6 +193,9 @@ class Authorization:
     error: dict[str, Any] | None
     validated_at: Micros | None
     expires_at: Micros
+    subdomains: bool = False  # good for the names below, too (RFC 9444)
+    perspectives: int = 0  # that agreed
+    owner: str = ""
 
     def status(self, now: Micros) -> AuthorizationStatus:
         return authorization_status(self.stored, expires_at=self.expires_at, now=now)
@@ -226,6 +253,9 @@ def authorization_from(row: Row) -> Authorization:
         error=_error_from(row["z_error"]),
         validated_at=row["validated_at"],
         expires_at=row["z_expires_at"],
+        subdomains=bool(row["subdomains"]),
+        perspectives=row["perspectives"],
+        owner=row["owner"],
     )
 
 

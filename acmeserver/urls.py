@@ -24,6 +24,7 @@ class Urls:
         self.new_nonce = f"{self._root}/new-nonce"
         self.new_account = f"{self._root}/new-account"
         self.new_order = f"{self._root}/new-order"
+        self.new_authz = f"{self._root}/new-authz"
         self.revoke_cert = f"{self._root}/revoke-cert"
         self.renewal_info = f"{self._root}/renewal-info"
         self.key_change = f"{self._root}/key-change"

@@ -48,6 +48,7 @@ def authorization_view(authorization: Authorization, *, urls: Urls, now: Micros,
         identifier=wire_identifier(authorization.identifier),
         expires_at=authorization.expires_at,
         wildcard=authorization.wildcard,
+        subdomains=authorization.subdomains,
         challenges=[challenge_view(authorization, kind, urls=urls, in_flight=in_flight) for kind in shown],
     )
 

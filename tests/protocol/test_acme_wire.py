@@ -44,6 +44,7 @@ async def test_the_directory_names_what_there_is_and_nothing_else(world: AcmeWor
         "newAccount": f"{BASE}/acme/default/new-account",
         "newOrder": f"{BASE}/acme/default/new-order",
         "revokeCert": f"{BASE}/acme/default/revoke-cert",
+        "keyChange": f"{BASE}/acme/default/key-change",
     }
     assert reply.links == ()  # "index" on everything but the directory
 
@@ -152,7 +153,8 @@ async def test_json_is_application_json_and_errors_are_problem_json(client: Acme
 async def test_an_account_keeps_its_contacts_and_consent(world: AcmeWorld) -> None:
     client = world.client()
     created = await client.register(contact=["mailto:ops@example.com"])
-    expected = {"status": "valid", "contact": ["mailto:ops@example.com"], "termsOfServiceAgreed": True}
+    orders = f"{client.kid}/orders"
+    expected = {"status": "valid", "contact": ["mailto:ops@example.com"], "termsOfServiceAgreed": True, "orders": orders}
     assert created.json == expected
     assert (await client.post(client.kid)).json == expected
     assert (await client.post(client.kid, {})).json == expected  # both are reads
@@ -169,7 +171,12 @@ async def test_an_update_with_the_whole_account_in_it_changes_the_contacts_only(
     """RFC 8555 §7.3.2: certbot sends back all that it knows."""
     whole = {"status": "valid", "contact": ["mailto:new@example.com"], "orders": "x", "termsOfServiceAgreed": False, "key": {}}
     reply = await client.post(client.kid, whole)
-    assert reply.json == {"status": "valid", "contact": ["mailto:new@example.com"], "termsOfServiceAgreed": True}
+    assert reply.json == {
+        "status": "valid",
+        "contact": ["mailto:new@example.com"],
+        "termsOfServiceAgreed": True,
+        "orders": f"{client.kid}/orders",
+    }
 
 
 @pytest.mark.parametrize(

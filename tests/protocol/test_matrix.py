@@ -77,6 +77,8 @@ ACME_RESOURCES = {
     "new-order": "",
     "revoke-cert": "",
     "account": "",
+    "account/orders": "",
+    "key-change": "",
     "order": "",
     "order/finalize": "ACME",
     "authz": "",
