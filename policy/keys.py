@@ -1,14 +1,22 @@
-"""Which public keys may go into a certificate or be an account's (BR 6.1.1.3, 6.1.5, 6.1.6)."""
+"""Which public keys may go into a certificate or be an account's (BR 6.1.1.3, 6.1.5, 6.1.6).
+
+Law of this file: what is checked here needs no list but a short one and no time to speak of (a millisecond for RSA). Longer lists
+are rows of `blocked_key`, which guard the write that uses a key.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pki.certificate import PublicKey
 from pki.plan import KeyUsageBit
 from pki.reasons import Reason, Rejection
+from policy.known_keys import KNOWN_KEYS
 
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192
@@ -59,10 +67,49 @@ def check_public_key(key: PublicKey) -> None:
             # Points are checked to be on their curve when they are loaded.
             if key.curve.name not in CURVES:
                 raise _refuse(f"curve {key.curve.name} is not one of P-256, P-384, P-521")
+            if key.public_numbers().x in _guessable(key.curve.name):
+                raise _refuse("its private key is a number that anybody guesses")
         case ed25519.Ed25519PublicKey():
-            pass
+            _check_ed25519(int.from_bytes(key.public_bytes_raw(), "little"))
         case _:
             raise _refuse("its kind is not served")
+    printed = KNOWN_KEYS.get(hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest())
+    if printed is not None:
+        raise _refuse(f"its private key is printed in {printed}")
+
+
+@functools.cache
+def _guessable(curve: str) -> frozenset[int]:
+    """The x of the points whose private key is 1 to 32, or as many below the order (the same x). A broken generator's."""
+    kind = next(kind for kind in (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()) if kind.name == curve)
+    return frozenset(ec.derive_private_key(k, kind).public_key().public_numbers().x for k in range(1, 33))
+
+
+# Edwards25519 (RFC 8032 §5.1): the field, d, and the y of the points whose order divides 8.
+_P = 2**255 - 19
+_D = -121665 * pow(121666, -1, _P) % _P
+_SMALL_ORDER_Y = frozenset(
+    {
+        0,  # order 4
+        1,  # the neutral element
+        _P - 1,  # order 2
+        0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7,  # order 8
+        _P - 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7,
+    }
+)
+
+
+def _check_ed25519(encoded: int) -> None:
+    """The library takes any 32 octets. A key of small order verifies signatures that nobody made."""
+    y = encoded & ((1 << 255) - 1)
+    if y >= _P:
+        raise _refuse("its coordinate is not below the field's order (RFC 8032 §5.1.3)")
+    if y in _SMALL_ORDER_Y:
+        raise _refuse("its point has a small order")
+    # x^2 = (y^2 - 1) / (d y^2 + 1) has to be a square, which Euler's criterion tells; d y^2 + 1 is never 0.
+    square = (y * y - 1) * pow(_D * y * y + 1, -1, _P) % _P
+    if pow(square, (_P - 1) // 2, _P) != 1:
+        raise _refuse("it is no point of its curve")
 
 
 def _check_rsa(key: rsa.RSAPublicKey) -> None:
