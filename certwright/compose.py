@@ -40,6 +40,7 @@ from issuance.service import Issuance, Observer
 from issuance.sweeper import Sweeper
 from pki.clock import Clock, Micros, after
 from pki.plan import Issuer, IssuerUrls
+from pki.sealing import Sealer
 from policy.lints import LintGate, pkilint_linter
 from rest.http import RestServer
 from rest.http import routes as rest_routes
@@ -116,7 +117,9 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         policy=OrderRules(config.policies),
         methods=challenge_methods(config, clock, metrics, log),
         enqueue_validation=functools.partial(validation_job, jobs, clock),
+        sealer=Sealer(config.sealing_keys) if config.sealing_keys else None,
         log=log,
+        chaos=config.chaos,
     )
     closing.push_async_callback(acme.close)
     est = EstServer(

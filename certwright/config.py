@@ -7,6 +7,7 @@ knows YAML; nothing above asks the file again.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -21,10 +22,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
+from acmeserver.chaos import Chaos
 from certwright import config_schema
 from certwright.config_acme import AcmeSettings, acme_settings
 from certwright.config_profiles import build_profile
+from certwright.config_validation import Files, Validation, validation_settings
 from certwright.yaml_positions import ConfigError, Document, Place, Problem, read_document
+from pki.sealing import parse_keys
 from policy.names import parse_pattern
 from policy.profiles import Profile, Profiles, canonical_profile_name
 from policy.rules import Policy
@@ -36,6 +40,10 @@ Address = tuple[str, int]
 EST_AUTHENTICATION = frozenset({"basic"})
 SCEP_CHALLENGES = frozenset({"static"})
 
+NO_SEALING_KEY = (
+    "the keys of external accounts are sealed in the database by a key in a file: make one with "
+    "(umask 077; openssl rand -hex 32 > secrets.key) and say secrets_key_file: secrets.key"
+)
 ONE_WRITER = "SQLite has one writer, so there is one worker; for more, let `database` be a PostgreSQL"
 
 
@@ -84,14 +92,6 @@ class ScepSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
-    resolver: tuple[Address, ...]  # empty: the system's
-    http01_port: int
-    tlsalpn01_port: int
-    allow_networks: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """One valid configuration. Paths are absolute."""
 
@@ -100,6 +100,7 @@ class Config:
     http_url: str
     data_dir: Path
     database: str = field(repr=False)  # may hold a password
+    sealing_keys: tuple[bytes, ...] = field(repr=False)  # of the secrets in the database; the first seals
     workers: int
     listen: Listen
     tls_certificate: Path
@@ -114,6 +115,7 @@ class Config:
     est: Mapping[str, EstSettings]
     scep: Mapping[str, ScepSettings]
     validation: Validation
+    chaos: Chaos | None
 
     @property
     def database_is_embedded(self) -> bool:
@@ -196,6 +198,7 @@ class _Builder:
             http_url=root.http_url or self._default_http_url(),
             data_dir=self._path(root.data_dir),
             database=database,
+            sealing_keys=self._sealing_keys(),
             workers=self._workers(database),
             listen=self._listen(),
             tls_certificate=self._readable(("tls", "certificate"), root.tls.certificate),
@@ -209,12 +212,8 @@ class _Builder:
             acme=self._acme(profiles),
             est={name: self._est(name, given, profiles) for name, given in root.endpoints.est.items()},
             scep={name: self._scep(name, given, profiles) for name, given in root.endpoints.scep.items()},
-            validation=Validation(
-                () if isinstance(root.validation.resolver, str) else tuple(root.validation.resolver),
-                root.validation.http01_port,
-                root.validation.tlsalpn01_port,
-                tuple(root.validation.allow_networks),
-            ),
+            validation=self._validation(),
+            chaos=self._chaos(),
         )
 
     # ---- files
@@ -347,6 +346,9 @@ class _Builder:
             for name, one in given.items():
                 place = (section, name)
                 profile = build_profile(name, one, first_issuer=first, note=partial(self._note_below, place))
+                if profile.perspectives_required > (there := len(self._root.validation.perspectives)):
+                    said = f"{profile.perspectives_required} perspectives, and validation.perspectives has {there}"
+                    self._document.note((*place, "perspectives_required"), said)
                 if one.issuer is not None:
                     self._known((*place, "issuer"), "issuer", one.issuer, self._root.issuers)
                 for spelling in (profile.name, *profile.aliases):
@@ -453,6 +455,29 @@ class _Builder:
             taken.setdefault(address, name)
         return listen
 
+    def _chaos(self) -> Chaos | None:
+        """A CA that others use must not be able to get into this state; so not even the metrics may listen to the world."""
+        given = self._root.chaos
+        if given is None:
+            return None
+        for name in ("https", "mtls", "http", "metrics"):
+            address: Address | None = getattr(self._root.listen, name)
+            if address is not None and not _is_loopback(address[0]):
+                said = f"chaos is for clients' developers: it works on loopback only, and listen.{name} is {address[0]}"
+                self._document.note(("chaos",), said, at_key=True)
+        return Chaos(bad_nonce=given.bad_nonce, delay=given.delay)
+
+    def _validation(self) -> Validation:
+        def certificates(place: Place, text: str) -> Path:
+            self._certificates(("validation", *place), text)
+            return self._path(text)
+
+        def secret(place: Place, text: str) -> Path:
+            return self._secret(("validation", *place), text)
+
+        note = partial(self._note_below, ("validation",))
+        return validation_settings(self._root.validation, files=Files(certificates, secret), note=note)
+
     def _database(self) -> str:
         url = self._root.database
         if (url is None) == (self._root.database_file is None):
@@ -470,6 +495,26 @@ class _Builder:
             self._document.note(place, "a URL such as sqlite:certwright.db or postgresql://user@host/certwright")
         return url
 
+    def _sealing_keys(self) -> tuple[bytes, ...]:
+        """None without a file, which is right as long as nothing is sealed."""
+        place, given = ("secrets_key_file",), self._root.secrets_key_file
+        if given is None:
+            for name, endpoint in self._root.endpoints.acme.items():
+                if endpoint.external_account != "none":
+                    self._document.note(("endpoints", "acme", name, "external_account"), NO_SEALING_KEY)
+            return ()
+        before = len(self._document.problems)
+        path = self._secret(place, given)
+        if len(self._document.problems) > before:
+            return ()
+        try:
+            return parse_keys(path.read_bytes())
+        except OSError as error:
+            self._document.note(place, f"cannot read {path}: {error.strerror}")
+        except ValueError as error:
+            self._document.note(place, f"{path}: {error}")
+        return ()
+
     def _workers(self, database: str) -> int:
         if database.startswith("sqlite:") and self._root.workers > 1:
             self._document.note(("workers",), ONE_WRITER)
@@ -480,6 +525,13 @@ class _Builder:
         port = self._root.listen.http[1] if self._root.listen.http else 80
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}" if port == 80 else f"http://{shown}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"  # `serve` looks at where its sockets are
 
 
 def _ra_key(name: str) -> str:

@@ -37,6 +37,13 @@ def parse_duration(value: object) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def _delay(value: object) -> timedelta:
+    match = re.fullmatch("([0-9]{1,4})ms", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a delay in milliseconds, such as 200ms (at most 9999ms)")
+    return timedelta(milliseconds=int(match[1]))
+
+
 def _percent(value: object) -> int:
     match = re.fullmatch("([0-9]{1,3})%", value) if isinstance(value, str) else None
     if match is None or int(match[1]) > 100:
@@ -53,7 +60,7 @@ def _url(value: str) -> str:
     return value
 
 
-def _address(value: object) -> tuple[str, int]:
+def parse_address(value: object) -> tuple[str, int]:
     match = _HOST_PORT.fullmatch(value) if isinstance(value, str) else None
     if match is None or not 0 < int(match[2]) < 65536:
         raise ValueError('an address and a port, such as "0.0.0.0:8443" or "[::1]:8443"')
@@ -104,9 +111,10 @@ def _one_enum(kind: type[CommonName | KeyUsageBit | LintMode]) -> BeforeValidato
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Delay = Annotated[timedelta, BeforeValidator(_delay)]
 Percent = Annotated[int, BeforeValidator(_percent)]
 Url = Annotated[str, AfterValidator(_url)]
-Address = Annotated[tuple[str, int], BeforeValidator(_address)]
+Address = Annotated[tuple[str, int], BeforeValidator(parse_address)]
 Network = Annotated[str, AfterValidator(_network)]
 Origin = Annotated[str, AfterValidator(_origin)]
 Rate = Annotated[Limit, BeforeValidator(_rate)]
@@ -253,17 +261,35 @@ class Endpoints(Closed):
     scep: dict[Name, ScepEndpoint] = {}
 
 
+class Perspective(Closed):
+    """A remote agent, `certwright perspective`. `certificate` and `key_file` are ours before it; `ca_file` is who made its own."""
+
+    url: Url
+    ca_file: Text
+    certificate: Text
+    key_file: Text
+
+
 class Validation(Closed):
     resolver: Literal["system"] | list[Address] = "system"
     http01_port: Port = 80
     tlsalpn01_port: Port = 443
     allow_networks: list[Network] = []
+    perspectives: dict[Name, Perspective] = {}
+    quorum: Annotated[int, Field(ge=1)] | None = None  # of perspectives that must agree; without it as BR 3.2.2.9 has it
 
 
 class SignerProcess(Closed):
     """`socket`: a signer that somebody else started; without it `serve` starts one."""
 
     socket: Text | None = None
+
+
+class Chaos(Closed):
+    """For the developers of clients; loopback only."""
+
+    bad_nonce: Annotated[float, Field(ge=0, le=1)] = 0.05
+    delay: Delay = timedelta(milliseconds=200)
 
 
 class Retention(Closed):
@@ -279,6 +305,7 @@ class Root(Closed):
     data_dir: Text
     database: Text | None = None
     database_file: Text | None = None
+    secrets_key_file: Text | None = None
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     listen: Listen = Listen()
     tls: Tls
@@ -291,6 +318,7 @@ class Root(Closed):
     endpoints: Endpoints = Endpoints()
     validation: Validation = Validation()
     retention: Retention = Retention()
+    chaos: Chaos | None = None
 
 
 def find_fields(place: tuple[str | int, ...]) -> list[str]:

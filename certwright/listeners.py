@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import ipaddress
 import os
 import secrets
 import socket
@@ -73,6 +74,17 @@ def activated(environment: Mapping[str, str]) -> dict[Listener, list[socket.sock
         sock.set_inheritable(False)
         sockets.setdefault(listener, []).append(sock)
     return sockets
+
+
+def beyond_loopback(sockets: Sockets) -> list[str]:
+    """The listeners that somebody else than this machine may reach, as far as their sockets tell."""
+    return sorted({listener.value for listener, some in sockets.items() for one in some if not _is_on_loopback(one)})
+
+
+def _is_on_loopback(sock: socket.socket) -> bool:
+    """A Unix socket is not: it leads to a proxy, and that leads anywhere."""
+    inet = sock.family in {socket.AF_INET, socket.AF_INET6}
+    return inet and ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def _bind(listener: Listener, host: str, port: int) -> list[socket.socket]:

@@ -32,20 +32,32 @@ def serve(file: Path, *, workers: int | None = None, on_ready: Callable[[Config]
         directory = Path(name)
         (directory / "metrics").mkdir()
         os.environ[MULTIPROCESS] = str(directory / "metrics")  # prometheus_client decides by it when it is imported
-        from certwright.listeners import bind
+        from certwright.listeners import beyond_loopback, bind
         from certwright.supervisor import Supervisor
         from certwright.worker import work
 
+        sockets = bind(config.listen, os.environ)
+
+        def read_for_these_sockets() -> Config:
+            """They may be systemd's, and SIGHUP changes the configuration but not them; `chaos` is judged by what is open."""
+            config = read()
+            if config.chaos is not None and (strange := beyond_loopback(sockets)):
+                said = f"chaos works on loopback only, and these listen elsewhere: {', '.join(strange)}"
+                raise ConfigError([Problem(file, 1, 1, said)])
+            return config
+
         log = Log(clock=SystemClock(), process="supervisor")
         supervisor = Supervisor(
-            config=config,
-            sockets=bind(config.listen, os.environ),
+            config=read_for_these_sockets(),
+            sockets=sockets,
             directory=directory,
-            load=read,
+            load=read_for_these_sockets,
             work=work,
             log=log,
             on_ready=lambda: on_ready(config),
         )
+        if config.chaos is not None:
+            log.warning("chaos is on: good nonces are refused and answers delayed, at random")
         return supervisor.run()
 
 
