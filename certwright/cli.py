@@ -43,6 +43,7 @@ scep = _group("scep", "SCEP: challenge passwords.")
 scep_challenge = typer.Typer(help="The challenge password of a SCEP endpoint.", no_args_is_help=True, rich_markup_mode=None)
 scep.add_typer(scep_challenge, name="challenge")
 cert = _group("cert", "Certificates: list, show, revoke.")
+renewal = _group("renewal", "Renewals: have clients renew a set of certificates early (ACME Renewal Information).")
 profile = _group("profile", "Profiles: what certificates look like.")
 ca = _group("ca", "The CA: its issuers, its own server certificate.")
 
@@ -185,6 +186,42 @@ def check(config: ConfigOption = None) -> None:
     _finish(lambda: commands.check(config))
 
 
+@app.command(
+    epilog="Example: certwright perspective --listen 0.0.0.0:9444 --certificate agent.pem --key agent.key --client-ca ca.pem"
+)
+def perspective(
+    *,
+    listen: Annotated[str, typer.Option("--listen", metavar="ADDRESS:PORT", help="Where the server's questions come in.")],
+    certificate: Annotated[Path, typer.Option("--certificate", help="The agent's own, PEM, leaf first.")],
+    key: Annotated[Path, typer.Option("--key", help="Its key, PEM, not encrypted.")],
+    client_ca: Annotated[Path, typer.Option("--client-ca", help="Who asks must have a certificate of this CA (PEM).")],
+    resolver: Annotated[
+        list[str], typer.Option("--resolver", metavar="ADDRESS[:PORT]", help="A DNS server. Default: the system's.")
+    ] = [],  # noqa: B006  # typer's way; nobody changes it
+    http01_port: Annotated[int, typer.Option("--http01-port", min=1, max=65535)] = 80,
+    tlsalpn01_port: Annotated[int, typer.Option("--tlsalpn01-port", min=1, max=65535)] = 443,
+    allow_network: Annotated[
+        list[str], typer.Option("--allow-network", help="A special-purpose network that may be validated, such as 10.0.0.0/8.")
+    ] = [],  # noqa: B006  # typer's way; nobody changes it
+    at_once: Annotated[int, typer.Option("--at-once", min=1, max=4096, help="Questions answered at the same time.")] = 64,
+) -> None:
+    """Validate on behalf of a server elsewhere, from where this machine is. Needs no configuration, database or CA key."""
+    from certwright.perspective import Options, run
+
+    options = Options(
+        listen=listen,
+        certificate=certificate,
+        key=key,
+        client_ca=client_ca,
+        resolvers=tuple(resolver),
+        http01_port=http01_port,
+        tlsalpn01_port=tlsalpn01_port,
+        allow_networks=tuple(allow_network),
+        at_once=at_once,
+    )
+    _finish(lambda: run(options))
+
+
 @db.command("status", epilog="Example: certwright db status -o json")
 def db_status(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
     """Which migrations the database has, and which it lacks."""
@@ -302,6 +339,53 @@ def cert_revoke(
     from certwright import admin
 
     _finish(lambda: admin.cert_revoke(config, serial, reason.name))
+
+
+@renewal.command(
+    "pull",
+    epilog="Example: certwright renewal pull --issuer issuing --before 2026-11-23T12:00:00Z --within 24h "
+    "--reason-url https://ca.example.com/incident",
+)
+def renewal_pull(
+    *,
+    issuer: Annotated[str, typer.Option("--issuer", help="Whose certificates.")],
+    config: ConfigOption = None,
+    profile_name: Annotated[str, typer.Option("--profile", help="Only those of this profile.")] = "",
+    issued_from: Annotated[str | None, typer.Option("--from", help="Issued since then; UTC. Default: ever.")] = None,
+    before: Annotated[str | None, typer.Option("--before", help="Issued before then; UTC. Default: now.")] = None,
+    within: Annotated[str, typer.Option("--within", help="Clients choose a moment between now and then.")] = "24h",
+    reason_url: Annotated[str, typer.Option("--reason-url", help="A page that says why; clients show it.")] = "",
+) -> None:
+    """Have clients that ask (ARI) renew these certificates soon. It revokes nothing."""
+    from certwright import renewals
+
+    _finish(
+        lambda: renewals.pull(
+            config,
+            issuer=issuer,
+            profile=profile_name,
+            issued_from=issued_from,
+            before=before,
+            within=within,
+            explanation_url=reason_url,
+        )
+    )
+
+
+@renewal.command("list", epilog="Example: certwright renewal list -o json")
+def renewal_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
+    """Every such decision, oldest first."""
+    from certwright import renewals
+
+    _finish(lambda: renewals.show(config, output))
+
+
+@renewal.command("withdraw", epilog="Example: certwright renewal withdraw 2vSJ…")
+def renewal_withdraw(pull_id: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
+    """End a decision: the certificates have their ordinary windows again."""
+    from certwright import renewals
+
+    _finish(lambda: renewals.withdraw(config, pull_id))
 
 
 @profile.command("list", epilog="Example: certwright profile list -o yaml")
