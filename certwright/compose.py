@@ -22,7 +22,8 @@ from acmeserver.server import AcmeServer
 from acmeserver.settlement import ORIGIN, OrderSettler
 from certwright import config as configuration
 from certwright import status
-from certwright.compose_acme import OrderRules, acme_endpoint, challenge_methods, validation_job
+from certwright.compose_acme import OrderRules, acme_endpoint, validation_job
+from certwright.compose_validation import challenge_methods, perspectives_of
 from certwright.config import Config
 from certwright.listeners import Listener, Traffic, application
 from certwright.logs import Log
@@ -114,8 +115,8 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         clock=clock,
         issuance=issuance,
         profiles=config.profiles,
-        policy=OrderRules(config.policies),
-        methods=challenge_methods(config, clock, metrics, log),
+        policy=OrderRules(config.policies, issuers=issuers, clock=clock),
+        methods=challenge_methods(config, clock, metrics, log, perspectives=perspectives_of(config, closing)),
         enqueue_validation=functools.partial(validation_job, jobs, clock),
         sealer=Sealer(config.sealing_keys) if config.sealing_keys else None,
         log=log,

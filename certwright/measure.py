@@ -75,6 +75,9 @@ def measured_method(
         result = "proved" if isinstance(outcome, Proved) else outcome.kind.value
         if isinstance(outcome, Failed):
             log.info("validation failed", method=kind, identifier=str(challenge.identifier), kind=result, detail=outcome.detail)
+        for verdict in outcome.evidence.perspectives:
+            if not verdict.agrees:
+                log.warning("perspective differs", method=kind, identifier=str(challenge.identifier), **verdict.as_json())
         metrics.validation_seconds.labels(kind, result).observe(now() - started)
         return outcome
 

@@ -14,6 +14,7 @@ import uvloop
 from certwright import listeners
 from certwright.compose import Composition, compose, expected_keys, schedule
 from certwright.config import Config
+from certwright.errors import Refused
 from certwright.listeners import Listener
 from certwright.logs import Log
 from certwright.supervisor import Assignment
@@ -36,7 +37,7 @@ def work(assignment: Assignment) -> int:
     log.take_over_logging()
     try:
         uvloop.run(_serve(assignment, log))
-    except (CannotStart, SchemaError, Unavailable, OSError) as error:
+    except (CannotStart, Refused, SchemaError, Unavailable, OSError) as error:
         log.event("error", "cannot start", why=str(error))
         return EX_CONFIG
     return EX_OK

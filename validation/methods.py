@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 from pki.clock import Clock
 from validation.challenge import Challenge
@@ -14,8 +14,14 @@ from validation.outcome import Outcome
 from validation.resolver import Resolver
 from validation.tlsalpn01 import tlsalpn01
 
-Method = Callable[[Challenge], Coroutine[Any, Any, Outcome]]
-"""Does the outbound traffic of one challenge; never raises for what the client or the network did."""
+
+class Method(Protocol):
+    async def __call__(self, challenge: Challenge) -> Outcome:
+        """Does the outbound traffic of one challenge; never raises for what the client or the network did."""
+
+
+OFFLINE = frozenset({"onion-csr-01"})
+"""Those that prove by a signature, and so look the same from everywhere."""
 
 
 def local_methods(

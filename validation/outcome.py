@@ -24,6 +24,7 @@ class FailureKind(enum.Enum):
     REDIRECT = "redirect"  # to where, or more often than, we follow
     RESPONSE = "response"  # not HTTP, or larger than we read
     UNAUTHORIZED = "unauthorized"  # an answer, but not the one that proves control
+    PERSPECTIVES = "perspectives"  # proved from here, but not from enough other places (BR 3.2.2.9)
 
 
 PROBLEMS: Mapping[FailureKind, str] = {
@@ -35,6 +36,7 @@ PROBLEMS: Mapping[FailureKind, str] = {
     FailureKind.REDIRECT: "connection",
     FailureKind.RESPONSE: "incorrectResponse",
     FailureKind.UNAUTHORIZED: "unauthorized",
+    FailureKind.PERSPECTIVES: "unauthorized",
 }
 """The ACME problem type of each kind, without `urn:ietf:params:acme:error:` (RFC 8555 §6.7)."""
 
@@ -45,10 +47,18 @@ class Verdict:
 
     perspective: str
     agrees: bool
-    detail: str  # of a perspective that does not; "" else
+    detail: str  # of a perspective that does not, escaped and cut; for the record, never for a client; "" else
+    kind: str = ""  # why not, a FailureKind's value; "" when it agrees or did not answer
+    tried: tuple[str, ...] = ()  # addresses that it opened a connection to
 
     def as_json(self) -> dict[str, object]:
-        return {"perspective": self.perspective, "agrees": self.agrees, "detail": self.detail}
+        return {
+            "perspective": self.perspective,
+            "agrees": self.agrees,
+            "kind": self.kind,
+            "detail": self.detail,
+            "tried": list(self.tried),
+        }
 
 
 @dataclass(frozen=True, slots=True)

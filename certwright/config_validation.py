@@ -1,0 +1,69 @@
+"""The `validation` part of certwright.yaml: who is asked, where attempts may go, and who else has to see the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from certwright import config_schema
+from certwright.yaml_positions import Place
+from validation.perspectives import agreeing_needed
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PerspectiveSettings:
+    name: str
+    url: str
+    ca_file: Path
+    certificate: Path
+    key: Path = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    resolver: tuple[Address, ...]  # empty: the system's
+    http01_port: int
+    tlsalpn01_port: int
+    allow_networks: tuple[str, ...]
+    perspectives: tuple[PerspectiveSettings, ...]
+    perspectives_needed: int  # how many of them have to agree
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Both note what is wrong with a file at its place below `validation`, and give its path."""
+
+    certificates: Callable[[Place, str], Path]
+    secret: Callable[[Place, str], Path]
+
+
+def validation_settings(given: config_schema.Validation, *, files: Files, note: Callable[[Place, str], None]) -> Validation:
+    there = len(given.perspectives)
+    if given.quorum is not None and given.quorum > there:
+        note(("quorum",), f"it is {given.quorum}, and there are {there} perspectives; add some, or ask for fewer")
+    return Validation(
+        resolver=() if isinstance(given.resolver, str) else tuple(given.resolver),
+        http01_port=given.http01_port,
+        tlsalpn01_port=given.tlsalpn01_port,
+        allow_networks=tuple(given.allow_networks),
+        perspectives=tuple(_perspective(name, one, files, note) for name, one in given.perspectives.items()),
+        perspectives_needed=agreeing_needed(there) if given.quorum is None else given.quorum,
+    )
+
+
+def _perspective(
+    name: str, given: config_schema.Perspective, files: Files, note: Callable[[Place, str], None]
+) -> PerspectiveSettings:
+    place: Place = ("perspectives", name)
+    if not given.url.startswith("https://"):
+        note((*place, "url"), "a perspective is asked over https only; write https://")
+    return PerspectiveSettings(
+        name=name,
+        url=given.url,
+        ca_file=files.certificates((*place, "ca_file"), given.ca_file),
+        certificate=files.certificates((*place, "certificate"), given.certificate),
+        key=files.secret((*place, "key_file"), given.key_file),
+    )
