@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import assert_never
 
 from acmeserver import store
 from acmeserver.authentication import Acting, check_account
+from acmeserver.csrcheck import check_csr, read_csr
 from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.limits import Limits
 from acmeserver.messages import Finalize, NewOrder
+from acmeserver.names import Name, PublicSuffix, canonical, parse_names
 from acmeserver.ports import IssuanceDoor, OrderPolicy
-from acmeserver.problems import (
-    PROBLEMS,
-    Problem,
-    ProblemType,
-    WireIdentifier,
-    WireSubProblem,
-    not_found,
-    wire_identifier,
-)
+from acmeserver.problems import Problem, ProblemType, not_found
 from acmeserver.renewal import Renewals
+from acmeserver.selection import Selected, Selection, authorization_values, evidence_of, owner_of
 from acmeserver.settlement import ORIGIN
 from acmeserver.standing import admitted, check_standing, check_wanted, explain, guard, principal
-from acmeserver.states import OrderStatus, StoredAuthorization, StoredOrder
-from acmeserver.store import Authorization, Order
+from acmeserver.states import OrderStatus, StoredOrder
+from acmeserver.store import Order
 from acmeserver.urls import Urls
-from issuance.request import ChallengeEvidence, Channel, Evidence, IssuanceRequest, Issued, Origin, Pending, Rejected
+from issuance.request import Channel, IssuanceRequest, Issued, Origin, Pending, Rejected
 from pki.clock import Clock, Micros, after
-from pki.csr import Csr, parse_csr
-from pki.identifiers import DnsName, Identifier, IpAddress, parse_dns, parse_ip, shown
-from pki.reasons import Reason, Rejection
+from pki.csr import Csr
+from pki.identifiers import Identifier, shown
+from pki.reasons import Reason
 from policy.profiles import Profile, Profiles
 from storage.database import Conflict, Database, Row, Step
-
-
-@dataclass(frozen=True, slots=True)
-class _Name:
-    """One identifier of an order: as sent, as canonical, and how its control can be proved."""
-
-    wire: WireIdentifier
-    identifier: Identifier
-    challenges: tuple[str, ...]
 
 
 class Orders:
@@ -58,8 +44,9 @@ class Orders:
         issuance: IssuanceDoor,
         profiles: Profiles,
         policy: OrderPolicy,
+        selection: Selection,
+        is_public_suffix: PublicSuffix,
         new_id: Callable[[], str],
-        new_token: Callable[[], str],
         renewals: Renewals,
     ) -> None:
         self._endpoint = endpoint
@@ -72,29 +59,46 @@ class Orders:
         self._profiles = tuple((profile, profile.version) for profile in map(profiles.get, endpoint.profiles))
         self._policy = policy
         self._limits = Limits(endpoint=endpoint.name, rules=endpoint.limits, database=database)
+        self._selection = selection
+        self._is_public_suffix = is_public_suffix
         self._new_id = new_id
-        self._new_token = new_token
 
     async def create(self, acting: Acting, wanted: NewOrder) -> Order:
         """Raises Problem, Rejection. A renewal that we asked for (RFC 9773) is not counted by the limits."""
-        names = parse_names(wanted.identifiers, offered=self._endpoint.challenges)
         profile, version = self._profile(wanted.profile)
-        identifiers = [name.identifier for name in names]
         acting = await admitted(self._database, self._endpoint, acting)
+        names = parse_names(
+            wanted.identifiers,
+            wanted.ancestors,
+            endpoint=self._endpoint,
+            is_public_suffix=self._is_public_suffix,
+            owns=owner_of(acting, profile),
+        )
+        identifiers = [name.identifier for name in names]
         check_wanted(acting, profile=profile.name, identifiers=identifiers)
-        self._policy.check(principal=principal(acting, self._endpoint), profile=profile, identifiers=identifiers)
+        self._policy.check(
+            principal=principal(acting, self._endpoint),
+            profile=profile,
+            identifiers=identifiers,
+            not_before=wanted.not_before,
+            not_after=wanted.not_after,
+        )
         replaced = await self._renewals.predecessor(wanted.replaces, account_id=acting.account_id, identifiers=identifiers)
         renewal = replaced is not None and replaced.in_window
         now = self._clock.micros()
-        order = self._new_order(names, wanted, (profile.name, version), now)
+        until = after(now, self._endpoint.order_lifetime)
+        selected = await self._selection.select(names, profile, acting, now=now, expires_at=until)
+        order = self._new_order(names, wanted, (profile.name, version), selected, until)
         if replaced is not None:
             order = replace(order, replaces=replaced.text)
         try:
             limited = self._limits.order_steps(acting.account_id, identifiers, now, renewal=renewal)
             replacing = () if replaced is None else (replaced.step(order.id, now),)
-            inserted = _insert_steps(order, acting, guard(acting, self._endpoint), now)
+            inserted = _insert_steps(order, selected, acting, guard(acting, self._endpoint), now)
             await self._database.write(*limited, *inserted, *replacing)
-        except Conflict as conflict:  # ids are random, so it is the guard on the account, a limit, or a certificate's replacement
+        except (
+            Conflict
+        ) as conflict:  # ids are random, so it is the guard on the account, a limit, or a certificate's replacement
             await self._renewals.check_free(replaced)
             changed = await explain(self._database, self._endpoint, acting)
             refused = await self._limits.order_refusal(acting.account_id, identifiers, now, renewal=renewal)
@@ -121,7 +125,7 @@ class Orders:
         status = order.status(self._clock.micros())
         if status is not OrderStatus.READY:
             raise self._not_ready(order_id, f"it is {status.value}")
-        csr = parse_csr(wanted.csr)
+        csr = read_csr(wanted.csr)
         identifiers = canonical(order.identifiers)
         check_csr(csr, identifiers, acting)
         outcome = await self._issuance.submit(self._request(acting, order, csr, identifiers))
@@ -162,8 +166,9 @@ class Orders:
         known = ", ".join(profile.name for profile, _ in self._profiles)
         raise Problem(ProblemType.INVALID_PROFILE, f"this endpoint has no profile {shown(name)}; use one of: {known}")
 
-    def _new_order(self, names: Sequence[_Name], wanted: NewOrder, profile: tuple[str, str], now: Micros) -> Order:
-        expires_at = after(now, self._endpoint.order_lifetime)
+    def _new_order(
+        self, names: Sequence[Name], wanted: NewOrder, profile: tuple[str, str], selected: Selected, until: Micros
+    ) -> Order:
         return Order(
             id=self._new_id(),
             stored=StoredOrder.OPEN,
@@ -172,25 +177,11 @@ class Orders:
             profile_version=profile[1],
             not_before=wanted.not_before,
             not_after=wanted.not_after,
-            expires_at=expires_at,
+            expires_at=min(until, *(each.expires_at for each in selected.authorizations)),
             error=None,
             issuer="",
             serial="",
-            authorizations=tuple(self._new_authorization(name, expires_at) for name in names),
-        )
-
-    def _new_authorization(self, name: _Name, expires_at: Micros) -> Authorization:
-        return Authorization(
-            id=self._new_id(),
-            identifier=name.identifier.base,
-            wildcard=isinstance(name.identifier, DnsName) and name.identifier.wildcard,
-            stored=StoredAuthorization.PENDING,
-            token=self._new_token(),
-            challenges=name.challenges,
-            chosen="",
-            error=None,
-            validated_at=None,
-            expires_at=expires_at,
+            authorizations=selected.authorizations,
         )
 
     def _request(self, acting: Acting, order: Order, csr: Csr, identifiers: tuple[Identifier, ...]) -> IssuanceRequest:
@@ -198,7 +189,7 @@ class Orders:
             channel=Channel.ACME,
             endpoint=self._endpoint.name,
             principal=principal(acting, self._endpoint),
-            evidence=tuple(_evidence(authorization) for authorization in order.authorizations),
+            evidence=tuple(map(evidence_of, order.authorizations)),
             profile=order.profile,
             csr=csr,
             identifiers=identifiers,
@@ -206,111 +197,21 @@ class Orders:
             not_before=order.not_before,
             not_after=order.not_after,
             origin=Origin(ORIGIN, order.id),
+            caa=self._endpoint.caa,
+            account_url=self._urls.account(acting.account_id),
         )
 
 
-def parse_names(wire: Sequence[WireIdentifier], *, offered: Sequence[str]) -> tuple[_Name, ...]:
-    """All identifiers of an order, each once, or one Problem that has a share for every bad one (RFC 8555 §6.7.1)."""
-    names: dict[Identifier, _Name] = {}
-    bad: list[WireSubProblem] = []
-    for each in wire:
-        try:
-            identifier = _parse_identifier(each)
-            names.setdefault(identifier, _Name(each, identifier, _challenges_for(identifier, offered)))
-        except Rejection as rejection:
-            bad.append(WireSubProblem(PROBLEMS[rejection.reason][0], rejection.detail, each))
-    if bad:
-        kinds = {part.type for part in bad}
-        kind = kinds.pop() if len(kinds) == 1 else ProblemType.COMPOUND
-        detail = bad[0].detail if len(bad) == 1 else f"{len(bad)} identifiers are refused; see the subproblems"
-        raise Problem(kind, detail, sub=tuple(bad))
-    return tuple(names.values())
-
-
-def canonical(wire: Sequence[WireIdentifier]) -> tuple[Identifier, ...]:
-    """Of identifiers that were parsed when the order was made."""
-    return tuple(_parse_identifier(each) for each in wire)
-
-
-def check_csr(csr: Csr, identifiers: Sequence[Identifier], acting: Acting) -> None:
-    """RFC 8555 §7.4: the names of a CSR (SANs, and the CN if there is one) are the order's; its key is not the account's.
-
-    Raises Problem(badCSR).
-    """
-    asked, ordered = set(csr.identifiers), set(identifiers)
-    if csr.common_name is not None:
-        asked.add(_parse_common_name(csr.common_name))
-    if asked != ordered:
-        detail = "the CSR is not for the names of the order"
-        for names, verb in ((ordered - asked, "it lacks"), (asked - ordered, "it has besides")):
-            if names:
-                detail += f"; {verb}: {', '.join(sorted(str(name) for name in names))}"
-        raise Problem(ProblemType.BAD_CSR, detail)
-    if csr.public_key == acting.jwk.key:
-        raise Problem(ProblemType.BAD_CSR, "the CSR's key is the account's own key; make another for the certificate")
-
-
-def _parse_common_name(text: str) -> Identifier:
-    for parse in (parse_ip, parse_dns):
-        try:
-            return parse(text)
-        except Rejection:
-            continue
-    raise Problem(ProblemType.BAD_CSR, f"the CSR's common name {shown(text)} is not one of the order's names")
-
-
-def _parse_identifier(wire: WireIdentifier) -> Identifier:
-    match wire.type:
-        case "dns":
-            return parse_dns(wire.value)
-        case "ip":
-            return parse_ip(wire.value)
-        case _:
-            detail = f"identifiers of type {shown(wire.type)} are not issued here; use dns or ip"
-            raise Rejection(Reason.UNSUPPORTED_IDENTIFIER, detail)
-
-
-def _challenges_for(identifier: Identifier, offered: Sequence[str]) -> tuple[str, ...]:
-    """A wildcard is proved in the DNS only (RFC 8555 §7.4.1, CA/B), an address never there (RFC 8738 §7)."""
-    in_dns = {kind for kind in offered if kind.startswith("dns-")}
-    match identifier:
-        case DnsName(wildcard=True):
-            fit = tuple(kind for kind in offered if kind in in_dns)
-            needs = "a wildcard needs the challenge dns-01"
-        case DnsName():
-            fit, needs = tuple(offered), ""
-        case IpAddress():
-            fit = tuple(kind for kind in offered if kind not in in_dns)
-            needs = "an IP address needs the challenge http-01 or tls-alpn-01"
-        case _:
-            assert_never(identifier)
-    if not fit:
-        detail = f"{wire_identifier(identifier).value}: {needs}, and this endpoint offers only {', '.join(offered)}"
-        raise Rejection(Reason.REJECTED_IDENTIFIER, detail)
-    return fit
-
-
-def _evidence(authorization: Authorization) -> Evidence:
-    if authorization.validated_at is None:
-        message = f"authorization {authorization.id} is valid without a time of validation"
-        raise ValueError(message)
-    return ChallengeEvidence(
-        identifier=authorization.identifier,
-        method=authorization.chosen,
-        authorization_id=authorization.id,
-        validated_at=authorization.validated_at,
-    )
-
-
-def _insert_steps(order: Order, acting: Acting, guarded: tuple[str, str], now: Micros) -> list[Step]:
+def _insert_steps(order: Order, selected: Selected, acting: Acting, guarded: tuple[str, str], now: Micros) -> list[Step]:
     identifiers = store.to_json([identifier.json() for identifier in order.identifiers])
     owner = (acting.account_id, acting.jwk.thumbprint)
     terms = (order.profile, order.profile_version, order.not_before, order.not_after, order.expires_at)
     extensions = (order.replaces, order.auto_renewal)
     steps = [Step(store.INSERT_ORDER_SQL, (order.id, *owner, identifiers, *terms, now, *guarded, *extensions))]
     for position, each in enumerate(order.authorizations):
-        name = store.identifier_columns(each.identifier)
-        content = (int(each.wildcard), each.token, store.to_json(each.challenges), each.expires_at, now)
-        steps.append(Step(store.INSERT_AUTHORIZATION_SQL, (each.id, acting.account_id, *name, *content)))
+        if each.id in selected.reused:
+            steps.append(Step(store.LINK_REUSED_SQL, (order.id, each.id, position, acting.account_id, now)))
+            continue
+        steps.append(Step(store.INSERT_AUTHORIZATION_SQL, authorization_values(each, acting.account_id, now)))
         steps.append(Step(store.INSERT_LINK_SQL, (order.id, each.id, position)))
     return steps

@@ -8,6 +8,7 @@ from typing import Protocol
 from issuance.renewal import RenewalRecord
 from issuance.request import IssuanceRequest, Outcome
 from issuance.service import CertificateRecord
+from pki.clock import Micros
 from pki.identifiers import Identifier
 from pki.reasons import RevocationReason
 from policy.principal import Principal
@@ -34,7 +35,15 @@ class IssuanceDoor(Protocol):
 class OrderPolicy(Protocol):
     """Whether an order could ever be granted, asked before anybody is made to prove anything."""
 
-    def check(self, *, principal: Principal, profile: Profile, identifiers: Sequence[Identifier]) -> None:
+    def check(
+        self,
+        *,
+        principal: Principal,
+        profile: Profile,
+        identifiers: Sequence[Identifier],
+        not_before: Micros | None,
+        not_after: Micros | None,
+    ) -> None:
         """Raises Rejection, with one SubProblem for each name that is refused."""
 
 

@@ -22,11 +22,13 @@ from acmeserver.orders import Orders
 from acmeserver.ports import ChallengeMethod, EnqueueValidation, ErrorLog, IssuanceDoor, OrderPolicy
 from acmeserver.renewal import Renewals
 from acmeserver.revocation import Revocation
+from acmeserver.selection import Selection
 from acmeserver.urls import Urls
 from acmeserver.validations import Validations
 from pki.clock import Clock
 from pki.sealing import Sealer
 from pki.strict import base64url
+from policy.limits import is_public_suffix
 from policy.profiles import Profiles
 from storage.database import Database
 
@@ -92,6 +94,7 @@ class AcmeServer:
             enqueue=enqueue_validation,
             hold=hold,
             urls={endpoint.name: Urls(base_url=base_url, endpoint=endpoint.name) for endpoint in endpoints},
+            issuer_domains={endpoint.name: endpoint.caa_identities for endpoint in endpoints},
             lifetimes={endpoint.name: endpoint.authorization_lifetime for endpoint in endpoints},
             limits={each.name: Limits(endpoint=each.name, rules=each.limits, database=database) for each in endpoints},
             log=log,
@@ -100,6 +103,20 @@ class AcmeServer:
         def serve(endpoint: AcmeEndpoint) -> Served:
             urls = Urls(base_url=base_url, endpoint=endpoint.name)
             renewals = Renewals(endpoint=endpoint, database=database, clock=clock, issuance=issuance, random=random)
+            selection = Selection(endpoint=endpoint, database=database, new_id=self.new_id, new_token=self._new_token)
+            orders = Orders(
+                endpoint=endpoint,
+                urls=urls,
+                database=database,
+                clock=clock,
+                issuance=issuance,
+                profiles=profiles,
+                policy=policy,
+                selection=selection,
+                is_public_suffix=is_public_suffix,
+                new_id=self.new_id,
+                renewals=renewals,
+            )
             return Served(
                 endpoint=endpoint,
                 urls=urls,
@@ -113,18 +130,7 @@ class AcmeServer:
                     external_keys=external_keys,
                 ),
                 key_changes=KeyChanges(endpoint=endpoint, urls=urls, database=database),
-                orders=Orders(
-                    endpoint=endpoint,
-                    urls=urls,
-                    database=database,
-                    clock=clock,
-                    issuance=issuance,
-                    profiles=profiles,
-                    policy=policy,
-                    new_id=self.new_id,
-                    new_token=self._new_token,
-                    renewals=renewals,
-                ),
+                orders=orders,
                 authorizations=Authorizations(endpoint=endpoint, database=database, clock=clock, validations=self.validations),
                 revocation=Revocation(endpoint=endpoint, database=database, clock=clock, issuance=issuance),
                 renewals=renewals,

@@ -63,6 +63,7 @@ class Validations:
         hold: timedelta,
         lifetimes: Mapping[str, timedelta],
         urls: Mapping[str, Urls],
+        issuer_domains: Mapping[str, tuple[str, ...]],
         limits: Mapping[str, Limits],
         log: ErrorLog,
     ) -> None:
@@ -73,6 +74,7 @@ class Validations:
         self._hold = hold
         self._lifetimes = lifetimes
         self._urls = urls
+        self._issuer_domains = issuer_domains
         self._limits = limits
         self._log = log
         self._flights: dict[str, _Flight] = {}
@@ -138,12 +140,16 @@ class Validations:
     async def _validate(
         self, authorization: Authorization, kind: str, claimant: Claimant, response: Response
     ) -> Authorization | None:
+        urls = self._urls[claimant.endpoint]
         challenge = Challenge(
             identifier=authorization.identifier,
             wildcard=authorization.wildcard,
             token=authorization.token,
             thumbprint=claimant.thumbprint,
-            account_url=self._urls[claimant.endpoint].account(claimant.account_id),
+            account_url=urls.account(claimant.account_id),
+            subdomains=authorization.subdomains,
+            issuer_domains=self._issuer_domains[claimant.endpoint],
+            hash_prefix=urls.account_hash_prefix,
             response=response,
         )
         outcome = await self._methods[kind](challenge)
@@ -158,14 +164,16 @@ class Validations:
     def _settled(self, authorization: Authorization, kind: str, outcome: Attempt, lifetime: timedelta) -> Authorization:
         after_event = AUTHORIZATION_TRANSITIONS[authorization.stored]
         match outcome:
-            case Proved():
+            case Proved(until=until):
                 now = self._clock.micros()
+                expires_at = after(now, lifetime)
                 return replace(
                     authorization,
                     stored=after_event[AuthorizationEvent.PROVED],
                     chosen=kind,
                     validated_at=now,
-                    expires_at=after(now, lifetime),
+                    expires_at=expires_at if until is None else min(expires_at, until),
+                    perspectives=sum(verdict.agrees for verdict in outcome.evidence.perspectives),
                 )
             case Failed():
                 error = Problem(ProblemType(outcome.problem), outcome.detail).json()
@@ -182,4 +190,4 @@ class Validations:
         error = store.to_json(settled.error) if settled.error is not None else ""
         evidence = store.to_json(outcome.evidence.as_json())
         result = (settled.stored.value, settled.chosen, error, evidence, settled.validated_at, settled.expires_at)
-        return Step(store.SETTLE_AUTHORIZATION_SQL, (settled.id, *result, self._clock.micros()))
+        return Step(store.SETTLE_AUTHORIZATION_SQL, (settled.id, *result, self._clock.micros(), settled.perspectives))

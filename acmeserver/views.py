@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from acmeserver import messages
@@ -40,20 +41,27 @@ def order_view(order: Order, *, urls: Urls, now: Micros, show_profile: bool) -> 
     )
 
 
-def authorization_view(authorization: Authorization, *, urls: Urls, now: Micros, in_flight: bool) -> dict[str, Any]:
+def authorization_view(
+    authorization: Authorization, *, urls: Urls, issuer_domains: Sequence[str], now: Micros, in_flight: bool
+) -> dict[str, Any]:
     """Once one challenge was attempted to the end, only that one is shown (RFC 8555 §7.1.4)."""
     shown = (authorization.chosen,) if authorization.chosen else authorization.challenges
+    listed = sorted(shown, key=lambda kind: kind in messages.WITH_LISTS)
     return messages.authorization_json(
         status=authorization.status(now),
         identifier=wire_identifier(authorization.identifier),
         expires_at=authorization.expires_at,
         wildcard=authorization.wildcard,
         subdomains=authorization.subdomains,
-        challenges=[challenge_view(authorization, kind, urls=urls, in_flight=in_flight) for kind in shown],
+        challenges=[
+            challenge_view(authorization, kind, urls=urls, issuer_domains=issuer_domains, in_flight=in_flight) for kind in listed
+        ],
     )
 
 
-def challenge_view(authorization: Authorization, kind: str, *, urls: Urls, in_flight: bool) -> dict[str, Any]:
+def challenge_view(
+    authorization: Authorization, kind: str, *, urls: Urls, issuer_domains: Sequence[str], in_flight: bool
+) -> dict[str, Any]:
     chosen = kind == authorization.chosen
     return messages.challenge_json(
         kind=kind,
@@ -62,6 +70,7 @@ def challenge_view(authorization: Authorization, kind: str, *, urls: Urls, in_fl
         token=authorization.token,
         validated_at=authorization.validated_at if chosen else None,
         error=authorization.error if chosen and authorization.stored is StoredAuthorization.INVALID else None,
+        issuer_domains=issuer_domains,
     )
 
 

@@ -120,7 +120,7 @@ class Pipeline:
         decision = self._decide(request, profile, names, now)  # 2
         check_evidence(request, names, profile, owned=await self._owned(request), now=now)  # 3
         caa = await check_caa(self._caa, request, names, profile, self._clock)  # 4
-        _approve(decision)  # 5
+        approve(decision)  # 5
         plan = make_plan(request, names, profile, issuer, now)  # 6
         prepared = self._prepare(request, names, plan, issuer, profile, caa=caa)  # 7
         if (conflict := await self._intend(prepared.intent)) is not None:  # 8
@@ -344,8 +344,11 @@ def _blocked() -> Rejection:
     )
 
 
-def _approve(decision: Decision) -> None:
-    """5: approvals. A policy that asks for one gets no certificate from a release that cannot ask anybody."""
+def approve(decision: Decision) -> None:
+    """5: approvals. A policy that asks for one gets no certificate from a release that cannot ask anybody.
+
+    ACME asks here when an order is made: who waits for an approval must not be left in `processing`, where clients give up.
+    """
     match decision:
         case Allow():
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
@@ -57,12 +58,17 @@ def wanted_names(request: IssuanceRequest, profile: Profile) -> Names:
             f"it asks for no name that profile {profile.name} issues for",
             suggestions=["put the names into the request's subjectAltName"],
         )
+    check_wildcards(identifiers, profile)
+    return Names(tuple(dict.fromkeys(identifiers)), device)
+
+
+def check_wildcards(identifiers: Iterable[Identifier], profile: Profile) -> None:
+    """Raises Rejection(REJECTED_IDENTIFIER)."""
     for identifier in identifiers:
         if isinstance(identifier, DnsName) and identifier.wildcard and not profile.allow_wildcard:
             raise Rejection(
                 Reason.REJECTED_IDENTIFIER, f"profile {profile.name} issues no wildcard certificates ({identifier})"
             )
-    return Names(tuple(dict.fromkeys(identifiers)), device)
 
 
 def _host(text: str) -> Identifier:

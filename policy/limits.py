@@ -101,6 +101,11 @@ def _suffixes() -> PublicSuffixList:
     return PublicSuffixList()
 
 
+def is_public_suffix(name: DnsName) -> bool:
+    """Is it one below which names belong to many (co.uk, github.io), or a last label?"""
+    return _suffixes().privatesuffix(name.name) is None
+
+
 def registered_names(identifiers: Iterable[Identifier]) -> tuple[str, ...]:
     """The registrable domains (eTLD+1) of some names, each once, sorted; of an IPv6 address its /64, of IPv4 the address."""
     return tuple(sorted({_registered(each) for each in identifiers}))

@@ -17,7 +17,7 @@ from acmeserver.http import routes
 from acmeserver.server import AcmeServer
 from acmeserver.settlement import ORIGIN, OrderSettler
 from issuance.request import IssuanceRequest, Issued, Outcome, Rejected
-from pki.clock import Clock
+from pki.clock import Clock, Micros
 from pki.identifiers import Identifier
 from pki.reasons import Rejection
 from policy.principal import Principal
@@ -58,7 +58,7 @@ def profile(name: str) -> Profile:
 PROFILES = Profiles([profile("tls-server"), profile("short-lived")])
 
 ENDPOINTS = (
-    AcmeEndpoint(name="default", profiles=("tls-server",), roles=frozenset({"acme"})),
+    AcmeEndpoint(name="default", profiles=("tls-server",), identifiers=("dns", "ip"), roles=frozenset({"acme"})),
     AcmeEndpoint(name="other", profiles=("tls-server",)),
     AcmeEndpoint(
         name="choice",
@@ -131,7 +131,15 @@ class ScriptedPolicy:
     refused: Rejection | None = None
     asked: list[tuple[Principal, str, tuple[str, ...]]] = field(default_factory=list)
 
-    def check(self, *, principal: Principal, profile: Profile, identifiers: Sequence[Identifier]) -> None:
+    def check(
+        self,
+        *,
+        principal: Principal,
+        profile: Profile,
+        identifiers: Sequence[Identifier],
+        not_before: Micros | None,
+        not_after: Micros | None,
+    ) -> None:
         self.asked.append((principal, profile.name, tuple(str(each) for each in identifiers)))
         if self.refused is not None:
             raise self.refused
