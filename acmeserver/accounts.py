@@ -12,6 +12,7 @@ from acmeserver.authentication import Acting, check_account, check_valid
 from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.external_keys import Bound, ExternalKeys
 from acmeserver.jwk import Jwk
+from acmeserver.limits import Limits
 from acmeserver.messages import AccountUpdate, NewAccount
 from acmeserver.problems import Problem, ProblemType, malformed, unauthorized
 from acmeserver.standing import external_account_required, terms_not_agreed
@@ -54,8 +55,9 @@ class Accounts:
         self._new_id = new_id
         self._external_keys = external_keys
         self._orders_a_page = orders_a_page
+        self._limits = Limits(endpoint=endpoint.name, rules=endpoint.limits, database=database)
 
-    async def register(self, jwk: Jwk, wanted: NewAccount) -> tuple[Account, bool]:
+    async def register(self, jwk: Jwk, wanted: NewAccount, *, source_address: str) -> tuple[Account, bool]:
         """The account of a key, and whether it was made now. Raises Problem."""
         found = await self._find(jwk)
         if found is not None:
@@ -65,7 +67,7 @@ class Accounts:
         if self._endpoint.terms_of_service is not None and not wanted.terms_agreed:
             raise terms_not_agreed(self._endpoint.terms_of_service)
         check_key(jwk)
-        return await self._insert(jwk, wanted, await self._bound(jwk, wanted))
+        return await self._insert(jwk, wanted, await self._bound(jwk, wanted), source_address)
 
     async def update(self, acting: Acting, wanted: AccountUpdate) -> Account:
         """Read, with changes before if there are any. Raises Problem(unauthorized)."""
@@ -121,7 +123,7 @@ class Accounts:
             raise external_account_required()
         return None
 
-    async def _insert(self, jwk: Jwk, wanted: NewAccount, bound: Bound | None) -> tuple[Account, bool]:
+    async def _insert(self, jwk: Jwk, wanted: NewAccount, bound: Bound | None, source_address: str) -> tuple[Account, bool]:
         account = Account(
             id=self._new_id(),
             thumbprint=jwk.thumbprint,
@@ -132,14 +134,16 @@ class Accounts:
             terms=self._endpoint.terms_of_service or "",
             external_binding=wanted.external_binding if bound is not None else None,
         )
-        steps = [self._insert_step(account, bound), not_blocked(jwk)]
+        now = self._clock.micros()
+        steps = [*self._limits.account_steps(source_address, now), self._insert_step(account, bound), not_blocked(jwk)]
         try:
             await self._database.write(*steps, *([bound.use] if bound is not None else []))
         except Conflict as conflict:
             found = await self._find(jwk)
             if found is not None:  # the same key at the same moment
                 return found, False
-            raise await self._why_not(jwk, bound) from conflict
+            refused = await self._limits.account_refusal(source_address, now)
+            raise (refused or await self._why_not(jwk, bound)) from conflict
         return account, True
 
     def _insert_step(self, account: Account, bound: Bound | None) -> Step:

@@ -64,7 +64,7 @@ Handler = Callable[[Call], Awaitable[Answer]]
 
 async def new_account(call: Call) -> Answer:
     wanted = messages.parse_new_account(call.payload)
-    account, created = await call.served.accounts.register(call.signer.jwk, wanted)
+    account, created = await call.served.accounts.register(call.signer.jwk, wanted, source_address=call.source_address)
     location = call.served.urls.account(account.id)
     return Answer(201 if created else 200, _account_body(call, account), location=location)
 
@@ -110,7 +110,8 @@ async def authorization(call: Call) -> Answer:
     authorizations, authorization_id = call.served.authorizations, call.params["id"]
     found = await (authorizations.deactivate if deactivate else authorizations.read)(call.acting, authorization_id)
     now, in_flight = call.server.clock.micros(), call.server.validations.in_flight(found.id)
-    body = authorization_view(found, urls=call.served.urls, now=now, in_flight=in_flight)
+    issuers = call.served.endpoint.caa_identities
+    body = authorization_view(found, urls=call.served.urls, issuer_domains=issuers, now=now, in_flight=in_flight)
     return Answer(body=orjson.dumps(body), retry_after=CHALLENGE_RETRY if in_flight else None)
 
 
@@ -175,7 +176,8 @@ def _order_answer(call: Call, found: Order, *, status: int = 200) -> Answer:
 
 def _challenge_answer(call: Call, found: Authorization) -> Answer:
     urls, in_flight = call.served.urls, call.server.validations.in_flight(found.id)
-    body = challenge_view(found, call.params["kind"], urls=urls, in_flight=in_flight)
+    issuers = call.served.endpoint.caa_identities
+    body = challenge_view(found, call.params["kind"], urls=urls, issuer_domains=issuers, in_flight=in_flight)
     return Answer(
         body=orjson.dumps(body),
         links=((urls.authorization(found.id), "up"),),
