@@ -8,17 +8,19 @@ on, the insert is guarded by that name, and a new scratch store begins a new epo
 
 from __future__ import annotations
 
+import asyncio
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
+import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from acmeserver.problems import BAD_NONCE, Problem, ProblemType
 from pki.clock import Clock, Micros, after
 from pki.strict import base64url, from_base64url
-from storage.database import Conflict, Database, Step
+from storage.database import Conflict, Database, Scratch, Step
 
 LIFETIME = timedelta(hours=1)
 SKEW = timedelta(minutes=10)  # between the clocks of nodes
@@ -27,9 +29,11 @@ KEYS_SQL = "SELECT epoch, key, scratch_id FROM nonce_key ORDER BY epoch DESC"
 INSERT_KEY_SQL = "INSERT INTO nonce_key (epoch, key, scratch_id, created_at) VALUES ($1, $2, $3, $4)"
 # Keys of epochs that ended so long ago that none of their nonces lives.
 DELETE_KEYS_SQL = "DELETE FROM nonce_key WHERE epoch < (SELECT max(epoch) FROM nonce_key WHERE created_at < $1)"
+# $1 is a JSON object, nonce -> expires_at.
 REDEEM_SQL = (
-    "INSERT INTO nonce_used (nonce, expires_at) SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT) "
-    "WHERE EXISTS (SELECT 1 FROM scratch_id WHERE id = $3) ON CONFLICT DO NOTHING RETURNING nonce"
+    "INSERT INTO nonce_used (nonce, expires_at) SELECT key, CAST(CAST(value AS TEXT) AS BIGINT) "
+    "FROM json_each(/*pg*/CAST(/*end*/ $1 /*pg*/AS JSON)/*end*/) "
+    "WHERE EXISTS (SELECT 1 FROM scratch_id WHERE id = $2) ON CONFLICT DO NOTHING RETURNING nonce"
 )
 DELETE_USED_SQL = "DELETE FROM nonce_used WHERE expires_at < $1"
 
@@ -66,11 +70,54 @@ class _Key:
         return Micros(at)
 
 
+class _Spending:
+    """Nonces on their way into the scratch store: those that arrive while one statement runs go together in the next."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+        self._waiting: dict[str, dict[str, tuple[Micros, asyncio.Future[bool]]]] = {}  # by scratch id and nonce
+        self._task: asyncio.Task[None] | None = None
+
+    async def spend(self, nonce: str, *, keep_until: Micros, scratch_id: str) -> bool:
+        """False when it is spent already. Raises Unavailable."""
+        waiting = self._waiting.setdefault(scratch_id, {})
+        if nonce in waiting:
+            return False
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        waiting[nonce] = keep_until, future
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        return await future
+
+    async def _run(self) -> None:
+        while self._waiting:
+            scratch_id = next(iter(self._waiting))
+            batch = self._waiting.pop(scratch_id)
+            try:
+                spent = await self._write(scratch_id, {nonce: keep_until for nonce, (keep_until, _) in batch.items()})
+            except Exception as error:  # noqa: BLE001  # it belongs to those who wait, and they get it
+                for _, future in batch.values():
+                    if not future.done():  # its caller was cancelled
+                        future.set_exception(error)
+            else:
+                for nonce, (_, future) in batch.items():
+                    if not future.done():
+                        future.set_result(nonce in spent)
+        self._task = None
+
+    async def _write(self, scratch_id: str, batch: Mapping[str, Micros]) -> frozenset[str]:
+        # Sorted, so that two workers that are sent the same nonces do not wait for each other's.
+        values = orjson.dumps(batch, option=orjson.OPT_SORT_KEYS).decode("ascii")
+        ((*rows,),) = await self._scratch.write(Step(REDEEM_SQL, (values, scratch_id), rows=None))
+        return frozenset(row["nonce"] for row in rows)
+
+
 class Nonces:
     """Makes and redeems nonces. Safe to share between tasks; every worker of every node has one."""
 
     def __init__(self, *, database: Database, clock: Clock, random: Callable[[int], bytes]) -> None:
         self._database = database
+        self._spending = _Spending(database.scratch)
         self._clock = clock
         self._random = random
         self._keys: dict[int, _Key] = {}
@@ -88,8 +135,7 @@ class Nonces:
         if not now - LIFETIME // _MICRO < made_at < now + SKEW // _MICRO:
             raise _bad()
         keep_until = after(made_at, LIFETIME + SKEW)
-        ((*spent,),) = await self._database.scratch.write(Step(REDEEM_SQL, (nonce, keep_until, key.scratch_id), rows=None))
-        if not spent:
+        if not await self._spending.spend(nonce, keep_until=keep_until, scratch_id=key.scratch_id):
             if key is self._current and key.scratch_id != await self._database.scratch.id():
                 await self._refresh()
             raise _bad()

@@ -60,6 +60,10 @@ STANDING_COLUMNS = (
 )
 STANDING_SQL = f"SELECT {STANDING_COLUMNS} FROM acme_account a {BINDING_JOIN} WHERE a.id = $1 AND a.endpoint = $2"  # noqa: S608  # constants only
 
+# Whose a row is, where its own id finds it: written so that no index on accounts can be chosen instead, which a planner
+# that has no figures yet does, and then reads all that the account ever had.
+_OWNED = "{}.account_id || '' = a.id"
+
 _AUTHORIZATION = (
     "z.id AS z_id, z.identifier_type, z.identifier, z.wildcard, z.status AS z_status, z.token, z.challenges, z.chosen, "
     "z.error AS z_error, z.validated_at, z.expires_at AS z_expires_at, z.subdomains, z.perspectives, z.owner"
@@ -70,9 +74,9 @@ ORDER_SQL = (
     "o.id AS o_id, o.status AS o_status, o.identifiers, o.profile, o.profile_version, o.not_before, o.not_after, "
     f"o.expires_at AS o_expires_at, o.error AS o_error, o.issuer, o.serial, o.replaces, o.auto_renewal, {_AUTHORIZATION} "
     f"FROM acme_account a {BINDING_JOIN} "
-    "LEFT JOIN acme_order o ON o.account_id = a.id AND o.id = $3 AND o.expires_at > $4 "
+    f"LEFT JOIN acme_order o ON {_OWNED.format('o')} AND o.id = $3 AND o.expires_at > $4 "
     "LEFT JOIN acme_order_authorization oa ON oa.order_id = o.id "
-    "LEFT JOIN acme_authorization z ON z.id = oa.authorization_id AND z.account_id = a.id "
+    f"LEFT JOIN acme_authorization z ON z.id = oa.authorization_id AND {_OWNED.format('z')} "
     "WHERE a.id = $1 AND a.endpoint = $2 ORDER BY oa.position"
 )
 # The order is the account's and the account is valid; its key is checked again, for it may have been changed on another node.
@@ -129,7 +133,7 @@ SETTLE_ORDER_SQL = "UPDATE acme_order SET status = $3, error = $4, issuer = $5, 
 
 AUTHORIZATION_SQL = (
     f"SELECT a.status AS account_status, a.thumbprint AS account_thumbprint, {_AUTHORIZATION} "  # noqa: S608  # constants only
-    "FROM acme_account a LEFT JOIN acme_authorization z ON z.account_id = a.id AND z.id = $3 AND z.expires_at > $4 "
+    f"FROM acme_account a LEFT JOIN acme_authorization z ON {_OWNED.format('z')} AND z.id = $3 AND z.expires_at > $4 "
     "WHERE a.id = $1 AND a.endpoint = $2"
 )
 # For a validation that another worker began: the thumbprint is the account's.
@@ -150,8 +154,8 @@ DEACTIVATE_AUTHORIZATION_SQL = (
 )
 
 CERTIFICATE_SQL = (
-    "SELECT a.status AS account_status, a.thumbprint AS account_thumbprint, o.issuer, o.serial "
-    "FROM acme_account a LEFT JOIN acme_order o ON o.account_id = a.id AND o.serial = $3 AND o.serial <> '' "
+    "SELECT a.status AS account_status, a.thumbprint AS account_thumbprint, o.issuer, o.serial "  # noqa: S608  # constants only
+    f"FROM acme_account a LEFT JOIN acme_order o ON {_OWNED.format('o')} AND o.serial = $3 AND o.serial <> '' "
     "AND o.status = 'valid' WHERE a.id = $1 AND a.endpoint = $2"
 )
 # Does the account hold a valid authorization for this name (RFC 8555 §7.6)?

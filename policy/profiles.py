@@ -6,7 +6,7 @@ import enum
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from types import MappingProxyType
 
@@ -56,17 +56,18 @@ class Profile:
     description: str = ""  # for people who choose one (draft-ietf-acme-profiles §3); no part of the version
     perspectives_required: int = 0  # how many remote perspectives have to have seen each proof (BR 3.2.2.9)
 
-    @property
-    def version(self) -> str:
-        """16 hex digits over every field; pinned in orders and the ledger as `name@version`.
+    version: str = field(init=False)  # 16 hex digits over every other field; pinned in orders and the ledger as `name@version`
 
-        A field that has a default is left out while it has it: it came later, and orders that were pinned before stay good.
+    def __post_init__(self) -> None:
+        """A field that has a default is left out of the version while it has it: it came later, and orders that were pinned
+        before stay good.
         """
-        content = {f.name: repr(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default}
-        for told in ("aliases", "description"):
-            content.pop(told, None)
+        told = {"aliases", "description", "version"}
+        own = [f for f in fields(self) if f.name not in told and getattr(self, f.name) != f.default]
+        content = {f.name: repr(getattr(self, f.name)) for f in own}
         content["key_usage"] = repr(sorted(bit.value for bit in self.key_usage))
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        object.__setattr__(self, "version", version)
 
 
 def canonical_profile_name(name: str) -> str:

@@ -137,6 +137,8 @@ class PostgresDatabase:
 
     def __init__(self, *, pool: asyncpg.Pool[asyncpg.Record], listener: Listener, wakeups: Wakeups) -> None:
         self._pool = pool
+        self._kept: list[_Pooled] = []
+        self._waiting = 0
         self._listener = listener
         self._wakeups = wakeups
         self._scratch = PostgresScratch(self)
@@ -203,6 +205,7 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         await self._listener.close()
+        await self._give_back()
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 await self._pool.close()
@@ -228,11 +231,9 @@ class PostgresDatabase:
         return results
 
     async def _with_connection(self, call: Callable[[_Pooled], Awaitable[_T]]) -> _T:
-        with translated(self._pool.is_closing):
-            async with asyncio.timeout(_ACQUIRE_TIMEOUT):
-                connection = await self._pool.acquire()
+        connection = await self._take()
         try:
-            with translated(connection.is_closed):
+            with translated(lambda: not _lives(connection)):
                 return await call(connection)
         except asyncpg.InternalClientError as error:
             # asyncpg has read the server's farewell and not yet the end of the stream: for it, a query is still under way.
@@ -240,10 +241,47 @@ class PostgresDatabase:
             raise Unavailable("database: connection lost") from error
         except Unavailable as error:
             if isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError):
-                await self._pool.expire_connections()  # a primary may have taken over elsewhere
+                await self._expire()  # a primary may have taken over elsewhere
             raise
         finally:
+            if self._waiting or not _lives(connection) or self._pool.is_closing():
+                await self._pool.release(connection)
+            else:
+                self._kept.append(connection)
+
+    async def _take(self) -> _Pooled:
+        """One that was used before and lives, else one of the pool's own giving."""
+        while self._kept:
+            connection = self._kept.pop()
+            if _lives(connection):
+                return connection
             await self._pool.release(connection)
+        return await self._acquire()
+
+    async def _acquire(self) -> _Pooled:
+        self._waiting += 1
+        try:
+            with translated(self._pool.is_closing):
+                async with asyncio.timeout(_ACQUIRE_TIMEOUT):
+                    return await self._pool.acquire()
+        finally:
+            self._waiting -= 1
+
+    async def _expire(self) -> None:
+        await self._pool.expire_connections()
+        await self._give_back()
+
+    async def _give_back(self) -> None:
+        kept, self._kept = self._kept, []
+        for connection in kept:
+            await self._pool.release(connection)
+
+
+def _lives(connection: _Pooled) -> bool:
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:  # it was closed, and the pool took it back by itself
+        return False
 
 
 def _plain(records: Sequence[asyncpg.Record]) -> list[Row]:

@@ -25,7 +25,7 @@ from storage.scratch import scratch_id
 from storage.sql import Engine, for_engine, for_sqlite
 from storage.wakeups import Wakeups
 
-_BATCH = 256  # writes in one commit: what waits behind them should not wait long
+_BATCH = 256  # writes, about, in one commit: what waits behind them should not wait long
 _NAMES = tuple(str(number) for number in range(1, 251))  # the parameters $1, $2, ... are named so
 _CACHED_STATEMENTS = 512
 _UNIQUE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID})
@@ -142,15 +142,24 @@ class _Writer:
     def __init__(self, connection: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
         self._loop = loop
-        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._turn: list[_Write] = []
+        self._queue: queue.SimpleQueue[list[_Write] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._thread.start()
 
     def put(self, write: _Write) -> None:
-        self._queue.put(write)
+        """What is put in one turn of the loop goes over together: one wake-up of the thread and one disk sync for all."""
+        self._turn.append(write)
+        if len(self._turn) == 1:
+            self._loop.call_soon(self.hand_over)
+
+    def hand_over(self) -> None:
+        if self._turn:
+            self._queue.put(self._turn)
+            self._turn = []
 
     def finish(self) -> None:
-        """Blocks until all that was put is committed, then closes the connection."""
+        """Blocks until all that was handed over is committed, then closes the connection."""
         self._queue.put(None)
         self._thread.join()
         self._connection.close()
@@ -168,13 +177,13 @@ class _Writer:
     def _take(self) -> tuple[list[_Write], bool]:
         """All writes that wait, at least one; True when the end was asked for behind them."""
         batch: list[_Write] = []
-        write = self._queue.get()
-        while write is not None:
-            batch.append(write)
-            if len(batch) == _BATCH:
+        turn = self._queue.get()
+        while turn is not None:
+            batch += turn
+            if len(batch) >= _BATCH:
                 return batch, False
             try:
-                write = self._queue.get_nowait()
+                turn = self._queue.get_nowait()
             except queue.Empty:
                 return batch, False
         return batch, True
@@ -358,6 +367,7 @@ class SqliteDatabase:
         if self._is_closed:
             return
         self._is_closed = True
+        self._writer.hand_over()
         await asyncio.to_thread(self._writer.finish)
         self._reader.close()
         self._scratch.close()
