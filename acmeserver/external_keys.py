@@ -6,10 +6,12 @@ to check a MAC. A client learns nothing of a key before its MAC was right: an un
 
 from __future__ import annotations
 
+import enum
 import hmac
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -47,6 +49,24 @@ _KID_OCTETS = 10
 _NOT_VALID = "the external account binding is not valid here: its key id is unknown, or its MAC is not by that key"
 
 
+class KeyState(enum.Enum):
+    """Whether an account can be bound to a key. Closed."""
+
+    OPEN = "open"
+    USED = "used"  # it was for one account
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+_ENDED: Mapping[KeyState, str] = MappingProxyType(
+    {
+        KeyState.USED: "is for one account, and has been used",
+        KeyState.EXPIRED: "has expired",
+        KeyState.REVOKED: "was revoked",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ExternalKey:
     """As an operator sees it. The MAC key is not in it."""
@@ -62,15 +82,14 @@ class ExternalKey:
     used_at: Micros | None
     revoked_at: Micros | None
 
-    def unusable(self, now: Micros) -> str | None:
-        """Why no account can be bound to it any more, or None."""
+    def state(self, now: Micros) -> KeyState:
         if self.revoked_at is not None:
-            return "was revoked"
+            return KeyState.REVOKED
         if self.expires_at is not None and self.expires_at <= now:
-            return "has expired"
+            return KeyState.EXPIRED
         if self.used_at is not None and not self.reusable:
-            return "is for one account, and has been used"
-        return None
+            return KeyState.USED
+        return KeyState.OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +133,15 @@ class ExternalKeys:
             raise unauthorized("externalAccountBinding is for another account key than the one that signs this request")
         key = _key_from(row)
         now = self._clock.micros()
-        if (why := key.unusable(now)) is not None:
-            raise _unusable(key.kid, why)
+        if (state := key.state(now)) is not KeyState.OPEN:
+            raise _unusable(key.kid, state)
         return Bound(key.kid, Step(USE_SQL, (key.kid, endpoint, now)))
 
     async def explain(self, kid: str, endpoint: str) -> Problem | None:
         """Why `Bound.use` conflicted, if it was that."""
         row = await self._database.fetch_one(FIND_SQL, kid, endpoint)
-        why = _key_from(row).unusable(self._clock.micros()) if row is not None else "was revoked"
-        return _unusable(kid, why) if why is not None else None
+        state = _key_from(row).state(self._clock.micros()) if row is not None else KeyState.REVOKED
+        return _unusable(kid, state) if state is not KeyState.OPEN else None
 
     # ------------------------------------------------------------------ what operators do
 
@@ -189,8 +208,8 @@ def _key_in(payload: bytes) -> Jwk:
         raise malformed("the payload of externalAccountBinding is no JWK") from error
 
 
-def _unusable(kid: str, why: str) -> Problem:
-    return unauthorized(f"the external account key {kid} {why}; ask an operator for another")
+def _unusable(kid: str, state: KeyState) -> Problem:
+    return unauthorized(f"the external account key {kid} {_ENDED[state]}; ask an operator for another")
 
 
 def _json(texts: Iterable[str]) -> str:

@@ -42,6 +42,7 @@ est.add_typer(est_user, name="user")
 scep = _group("scep", "SCEP: challenge passwords.")
 scep_challenge = typer.Typer(help="The challenge password of a SCEP endpoint.", no_args_is_help=True, rich_markup_mode=None)
 scep.add_typer(scep_challenge, name="challenge")
+eab = _group("eab", "External account binding: keys that bind ACME accounts to somebody you know.")
 cert = _group("cert", "Certificates: list, show, revoke.")
 renewal = _group("renewal", "Renewals: have clients renew a set of certificates early (ACME Renewal Information).")
 profile = _group("profile", "Profiles: what certificates look like.")
@@ -303,6 +304,60 @@ def scep_challenge_set(
     from certwright import admin
 
     _finish(lambda: admin.scep_challenge_set(config, endpoint, role, profile_name, challenge_file))
+
+
+@eab.command("create", epilog="Example: certwright eab create --role web --names '*.example.com' --expires 90d")
+def eab_create(
+    *,
+    config: ConfigOption = None,
+    endpoint: EndpointOption = "default",
+    role: Annotated[
+        list[str], typer.Option("--role", help="In place of the endpoint's roles; may be given several times.")
+    ] = [],  # noqa: B006  # typer's way; nobody changes it
+    names: Annotated[
+        list[str],
+        typer.Option("--names", metavar="PATTERN", help="Names that the account owns, and no others; several times or none."),
+    ] = [],  # noqa: B006  # typer's way; nobody changes it
+    profile_name: Annotated[
+        list[str], typer.Option("--profile", help="A profile that it may use; default: all of the endpoint's.")
+    ] = [],  # noqa: B006  # typer's way; nobody changes it
+    expires: Annotated[
+        str | None, typer.Option("--expires", help="Until when accounts can be bound, such as 90d. Default: for ever.")
+    ] = None,
+    reusable: Annotated[bool, typer.Option("--reusable", help="For any number of accounts. Default: for one.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Make a key and print it with command lines that register; the HMAC key is never shown again."""
+    from certwright import eab_cli
+
+    _finish(
+        lambda: eab_cli.create(
+            config,
+            endpoint=endpoint,
+            roles=role,
+            names=names,
+            profiles=profile_name,
+            expires=expires,
+            reusable=reusable,
+            form=output,
+        )
+    )
+
+
+@eab.command("list", epilog="Example: certwright eab list -o json")
+def eab_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
+    """Every key with what it gives, and how many accounts are bound to it. The HMAC keys are not shown."""
+    from certwright import eab_cli
+
+    _finish(lambda: eab_cli.show(config, output))
+
+
+@eab.command("revoke", epilog="Example: certwright eab revoke 0123456789abcdef0123")
+def eab_revoke(kid: Annotated[str, typer.Argument(metavar="KID")], config: ConfigOption = None) -> None:
+    """End a key, and the rights of every account that is bound to it, at once and on every node."""
+    from certwright import eab_cli
+
+    _finish(lambda: eab_cli.revoke(config, kid))
 
 
 @cert.command("list", epilog="Example: certwright cert list --limit 20 -o json")

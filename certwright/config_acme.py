@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 
 from acmeserver.endpoint import RenewalInfo
 from acmeserver.limits import LimitRules
@@ -13,6 +15,8 @@ from certwright.yaml_positions import Place
 
 # What this release does of what the schema knows.
 CHALLENGES = frozenset({"http-01", "tls-alpn-01"})
+
+_URL = re.compile(r"https?://[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")  # RFC 3986 §2
 
 Note = Callable[[Place, str], None]
 """Records a problem at a place below the endpoint."""
@@ -26,6 +30,7 @@ class AcmeSettings:
     roles: frozenset[str]
     terms_of_service: str | None
     website: str | None
+    external_account: Literal["none", "optional", "required"]
     renewal_info: RenewalInfo | None
     limits: LimitRules
     cors: tuple[str, ...]
@@ -35,8 +40,9 @@ def acme_settings(name: str, given: config_schema.AcmeEndpoint, *, profiles: tup
     for index, word in enumerate(given.challenges):
         if word not in CHALLENGES:
             note(("challenges", index), f"{word} is not served yet; there is: {', '.join(sorted(CHALLENGES))}")
-    if given.external_account != "none":
-        note(("external_account",), "external account binding is not served yet; leave it out")
+    for place, url in (("terms_of_service", given.terms_of_service), ("website", given.website)):
+        if url is not None and not _URL.fullmatch(url):
+            note((place,), "a URL that browsers open, such as https://ca.example.com/terms-2")
     if given.caa:
         note(("caa",), "CAA is not checked yet; leave it out, so that nobody relies on it")
     return AcmeSettings(
@@ -46,6 +52,7 @@ def acme_settings(name: str, given: config_schema.AcmeEndpoint, *, profiles: tup
         roles=frozenset(given.roles),
         terms_of_service=given.terms_of_service,
         website=given.website,
+        external_account=given.external_account,
         renewal_info=_renewal_info(given.renewal_info, note),
         limits=_limits(given.limits, given.website),
         cors=_cors(given.cors, note),

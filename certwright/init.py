@@ -34,6 +34,7 @@ from issuance.credentials import Credentials, generate_secret
 from pki.clock import Clock, to_datetime
 from pki.identifiers import Identifier, parse_dns, parse_ip
 from pki.reasons import Rejection
+from pki.sealing import new_key
 from signer.software import KeyKind, generate_key
 from storage.open import open_database
 
@@ -66,6 +67,7 @@ async def init(options: Options, *, clock: Clock) -> Config:
         names = _server_names(plan.host, options.names)
         _write_authorities(building, plan.template.http_url, names, now=to_datetime(clock.micros()))
         _write(building / "certwright.yaml", render(plan.template).encode(), 0o640)
+        _write(building / "secrets.key", new_key(), 0o600)
         if plan.database_secret is not None:
             _write(building / "database.url", plan.database_secret.encode(), 0o600)
         config = _load_new(building / "certwright.yaml")

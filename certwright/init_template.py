@@ -39,6 +39,7 @@ base_url: {quoted(given.base_url)}      # what clients call; every URL in answer
 http_url: {quoted(given.http_url)}      # plain HTTP, in every certificate: CRL, OCSP and issuer certificates
 data_dir: .
 {database}      # sqlite:FILE, or postgresql://user@host/name
+secrets_key_file: secrets.key      # seals the secrets in the database that have to be read back; keep a copy apart from it
 
 listen:
   https: {quoted(f"{given.listen}:{given.https_port}")}      # ACME, REST, SCEP

@@ -78,7 +78,7 @@ MISTAKES: list[tuple[str, Edit, str]] = [
     ("star without quotes", replaced('allowed_sans: ["*"]', "allowed_sans: [*]"), 'needs quotes: "*"'),
     ("names without quotes", replaced('allowed_sans: ["*"]', "allowed_sans: [*.a.example]"), 'quotes: "*.example.com"'),
     ("colon without a space", replaced("data_dir: .", "data_dir:."), "(in what begins in line 6)"),
-    ("quote left open", replaced('"localhost:8443"', '"localhost:8443'), "a quote left open? (in what begins in line 10)"),
+    ("quote left open", replaced('"localhost:8443"', '"localhost:8443'), "a quote left open? (in what begins in line 11)"),
     ("unknown section", replaced("\nprofiles:", "\nprofilez:"), "unknown key 'profilez' (did you mean 'profiles'?)"),
     ("duration without a unit", replaced("validity: 47d", "validity: 47"), "a duration is a number and a unit"),
     ("duration in words", replaced("refresh: 24h", "refresh: daily"), "a duration is a number and a unit"),
