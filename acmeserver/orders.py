@@ -141,17 +141,6 @@ class Orders:
             case _:
                 assert_never(outcome)
 
-    async def certificate(self, acting: Acting, serial: str) -> str:
-        """The chain in PEM, leaf first, of a certificate that came of one of the account's own orders. Raises Problem."""
-        args = (acting.account_id, self._endpoint.name, serial)
-        row = check_account(await self._database.fetch_one(store.CERTIFICATE_SQL, *args), acting)
-        if row["serial"] is None:
-            raise not_found("certificate")
-        chain = await self._issuance.chain(issuer=row["issuer"], serial=row["serial"])
-        if chain is None:
-            raise not_found("certificate")
-        return chain
-
     def _not_ready(self, order_id: str, why: str) -> Problem:
         """§7.4: 403 orderNotReady, and where to look; clients then poll the order."""
         detail = f"the order {self._urls.order(order_id)} cannot be finalized now: {why}"

@@ -17,11 +17,11 @@ from acmeserver.problems import Problem, ProblemType
 from acmeserver.server import AcmeServer, Served
 from acmeserver.states import ChallengeStatus, OrderStatus
 from acmeserver.store import Account, Authorization, Order
-from acmeserver.urls import CHALLENGE, ID, SERIAL
+from acmeserver.urls import CHAIN, CHALLENGE, ID, SERIAL
 from acmeserver.views import account_view, authorization_view, challenge_view, order_view
 
 JSON = "application/json"
-CHAIN = "application/pem-certificate-chain"
+PEM_CHAIN = "application/pem-certificate-chain"
 
 ORDER_RETRY = 3  # seconds
 CHALLENGE_RETRY = 1
@@ -125,8 +125,11 @@ async def challenge(call: Call) -> Answer:
 
 async def certificate(call: Call) -> Answer:
     messages.parse_read(call.payload)
-    chain = await call.served.orders.certificate(call.acting, call.params["serial"])
-    return Answer(body=chain.encode("ascii"), content_type=CHAIN)
+    number = int(call.params.get("chain", "0"))
+    chain = await call.served.certificates.read(call.acting, call.params["serial"], number)
+    # No rel="up": the chain is there already, and some clients would fetch and append it once more.
+    links = tuple((url, "alternate") for url in chain.alternates)
+    return Answer(body=chain.pem.encode("ascii"), content_type=PEM_CHAIN, links=links)
 
 
 async def revoke_cert(call: Call) -> Answer:
@@ -159,6 +162,7 @@ RESOURCES = (
     Resource(f"authz/{{id:{ID}}}", SignedBy.ACCOUNT, authorization),
     Resource(f"challenge/{{id:{ID}}}/{{kind:{CHALLENGE}}}", SignedBy.ACCOUNT, challenge),
     Resource(f"cert/{{serial:{SERIAL}}}", SignedBy.ACCOUNT, certificate),
+    Resource(f"cert/{{serial:{SERIAL}}}/{{chain:{CHAIN}}}", SignedBy.ACCOUNT, certificate),
 )
 
 

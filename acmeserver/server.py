@@ -12,6 +12,7 @@ from acmeserver.accounts import Accounts
 from acmeserver.authentication import Authenticator
 from acmeserver.authorizations import Authorizations
 from acmeserver.chaos import Chaos, ChaoticNonces
+from acmeserver.certificates import Certificates
 from acmeserver.directory import directory
 from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.external_keys import ExternalKeys
@@ -46,6 +47,7 @@ class Served:
     key_changes: KeyChanges
     orders: Orders
     authorizations: Authorizations
+    certificates: Certificates
     revocation: Revocation
     renewals: Renewals
 
@@ -133,6 +135,7 @@ class AcmeServer:
                 orders=orders,
                 authorizations=Authorizations(endpoint=endpoint, database=database, clock=clock, validations=self.validations),
                 revocation=Revocation(endpoint=endpoint, database=database, clock=clock, issuance=issuance),
+                certificates=Certificates(endpoint=endpoint, urls=urls, database=database, issuance=issuance),
                 renewals=renewals,
             )
 

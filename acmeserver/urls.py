@@ -12,6 +12,7 @@ from acmeserver.endpoint import DEFAULT_ENDPOINT
 ID = "[A-Za-z0-9_-]{1,64}"  # of our own making; what is not of this form is not in the database
 SERIAL = "[0-9a-f]{1,40}"
 CHALLENGE = "[a-z0-9-]{1,32}"
+CHAIN = "[1-9][0-9]?"
 
 _ID = re.compile(ID)
 
@@ -61,3 +62,6 @@ class Urls:
 
     def certificate(self, serial: str) -> str:
         return f"{self._root}/cert/{serial}"
+
+    def alternate(self, serial: str, chain: int) -> str:
+        return f"{self._root}/cert/{serial}/{chain}"

@@ -18,12 +18,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from acmeserver.http import routes as acme_routes
+from acmeserver.ownership import ExternalOwnership
 from acmeserver.server import AcmeServer
 from acmeserver.settlement import ORIGIN, OrderSettler
 from certwright import config as configuration
 from certwright import status
 from certwright.compose_acme import OrderRules, acme_endpoint, validation_job
-from certwright.compose_validation import challenge_methods, perspectives_of
+from certwright.compose_validation import caa_checker, challenge_methods, perspectives_of
 from certwright.config import Config
 from certwright.listeners import Listener, Traffic, application
 from certwright.logs import Log
@@ -199,6 +200,8 @@ def make_issuance(
         clock=clock,
         new_id=new_id,
         new_serial=x509.random_serial_number,
+        caa=caa_checker(config, clock),
+        ownership=ExternalOwnership(database),
     )
     return Issuance(pipeline=pipeline, rules=rules, database=database, clock=clock, new_id=new_id, observer=observer)
 
@@ -222,6 +225,7 @@ def issuers_of(config: Config) -> Mapping[str, Issuer]:
                 ocsp=f"{config.http_url}/ocsp/{name}",
                 crl=f"{config.http_url}/crl/{name}.crl",
             ),
+            alternates=tuple(tuple(map(x509.load_der_x509_certificate, chain)) for chain in issuer.alternates),
         )
         for name, issuer in config.issuers.items()
     }

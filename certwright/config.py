@@ -7,6 +7,7 @@ knows YAML; nothing above asks the file again.
 from __future__ import annotations
 
 import difflib
+import itertools
 import ipaddress
 import os
 import stat
@@ -19,12 +20,12 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import ValidationError
 
 from acmeserver.chaos import Chaos
 from certwright import config_schema
-from certwright.config_acme import AcmeSettings, acme_settings
+from certwright.config_acme import CAA_IDENTITIES, AcmeSettings, acme_settings
 from certwright.config_profiles import build_profile
 from certwright.config_validation import Files, Validation, validation_settings
 from certwright.yaml_positions import ConfigError, Document, Place, Problem, read_document
@@ -64,6 +65,7 @@ class Issuer:
     chain: tuple[bytes, ...] = field(repr=False)  # DER, next issuer first
     crl_refresh: timedelta
     crl_lifetime: timedelta
+    alternates: tuple[tuple[bytes, ...], ...] = field(default=(), repr=False)  # DER, each as (certificate, *chain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,12 +264,7 @@ class _Builder:
         ]
         if own:
             self._check_ca((*place, "certificate"), own[0])
-        for below, above in zip([*own[:1], *chain], chain, strict=False):
-            try:
-                below.verify_directly_issued_by(above)
-            except (ValueError, TypeError, InvalidSignature):
-                said = f"{above.subject.rfc4514_string()!r} did not issue {below.subject.rfc4514_string()!r}; list the next issuer first"
-                self._document.note((*place, "chain"), said)
+        self._check_chain((*place, "chain"), [*own[:1], *chain])
         if given.crl.refresh <= timedelta(0) or given.crl.refresh >= given.crl.lifetime:
             self._document.note(
                 (*place, "crl"), "refresh must be shorter than lifetime, or the CRL expires before the next one"
@@ -280,7 +277,34 @@ class _Builder:
             tuple(certificate.public_bytes(Encoding.DER) for certificate in chain),
             given.crl.refresh,
             given.crl.lifetime,
+            tuple(
+                self._alternate((*place, "alternate_chains", index), files, own)
+                for index, files in enumerate(given.alternate_chains)
+            ),
         )
+
+    def _check_chain(self, place: Place, certificates: list[x509.Certificate]) -> None:
+        for below, above in itertools.pairwise(certificates):
+            try:
+                below.verify_directly_issued_by(above)
+            except (ValueError, TypeError, InvalidSignature):
+                said = f"{above.subject.rfc4514_string()!r} did not issue {below.subject.rfc4514_string()!r}; list the next issuer first"
+                self._document.note(place, said)
+
+    def _alternate(self, place: Place, files: list[str], own: list[x509.Certificate]) -> tuple[bytes, ...]:
+        """Another way up from the same CA: its first certificate has our name, key and key identifier, or no chain would verify."""
+        chain = [one for index, file in enumerate(files) for one in self._certificates((*place, index), file)]
+        if chain and own:
+            self._check_ca((*place, 0), chain[0])
+            self._document.check()
+            if _identity(chain[0]) != _identity(own[0]):
+                self._document.note(
+                    (*place, 0), "it begins with the same CA (name, key and key identifier), certified by another"
+                )
+            elif chain[0] == own[0]:
+                self._document.note((*place, 0), "this is the issuer's own certificate again; leave the chain out")
+        self._check_chain(place, chain)
+        return tuple(one.public_bytes(Encoding.DER) for one in chain)
 
     def _check_ca(self, place: Place, certificate: x509.Certificate) -> None:
         try:
@@ -349,6 +373,8 @@ class _Builder:
                 if profile.perspectives_required > (there := len(self._root.validation.perspectives)):
                     said = f"{profile.perspectives_required} perspectives, and validation.perspectives has {there}"
                     self._document.note((*place, "perspectives_required"), said)
+                if profile.caa and not self._root.validation.caa_identities:
+                    self._document.note((*place, "caa"), CAA_IDENTITIES)
                 if one.issuer is not None:
                     self._known((*place, "issuer"), "issuer", one.issuer, self._root.issuers)
                 for spelling in (profile.name, *profile.aliases):
@@ -407,7 +433,13 @@ class _Builder:
         for name, given in self._root.endpoints.acme.items():
             place = ("endpoints", "acme", name)
             names = self._profile_names((*place, "profiles"), given.profiles, profiles)
-            settings[name] = acme_settings(name, given, profiles=names, note=partial(self._note_below, place))
+            settings[name] = acme_settings(
+                name,
+                given,
+                profiles=[profile for wanted in names for profile in profiles if profile.name == wanted],
+                caa_identities=tuple(self._root.validation.caa_identities),
+                note=partial(self._note_below, place),
+            )
         return settings
 
     def _est(self, name: str, given: config_schema.EstEndpoint, profiles: list[Profile]) -> EstSettings:
@@ -532,6 +564,13 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"  # `serve` looks at where its sockets are
+
+
+def _identity(certificate: x509.Certificate) -> tuple[bytes, bytes, bytes]:
+    """What a certificate that it issued says of its issuer."""
+    key_identifier = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return certificate.subject.public_bytes(), key, key_identifier
 
 
 def _ra_key(name: str) -> str:

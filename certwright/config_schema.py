@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import AfterValidator, AnyHttpUrl, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from policy.limits import Limit
+from pki.identifiers import parse_dns
+from pki.reasons import Rejection
 from policy.profiles import CommonName, KeyUsageBit, LintMode
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -110,6 +112,16 @@ def _one_enum(kind: type[CommonName | KeyUsageBit | LintMode]) -> BeforeValidato
     return BeforeValidator(read)
 
 
+def _domain(value: str) -> str:
+    try:
+        name = parse_dns(value)
+    except Rejection as rejection:
+        raise ValueError(rejection.detail) from None
+    if name.wildcard:
+        raise ValueError("a domain name without a star, such as ca.example.com")
+    return name.name
+
+
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Delay = Annotated[timedelta, BeforeValidator(_delay)]
 Percent = Annotated[int, BeforeValidator(_percent)]
@@ -121,6 +133,7 @@ Rate = Annotated[Limit, BeforeValidator(_rate)]
 Name = Annotated[str, AfterValidator(_name)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Text = Annotated[str, Field(min_length=1)]
+DomainName = Annotated[str, AfterValidator(_domain)]
 
 
 class Closed(BaseModel):
@@ -168,6 +181,7 @@ class Crl(Closed):
 class Issuer(Closed):
     certificate: Text
     chain: list[Text] = []
+    alternate_chains: list[Annotated[list[Text], Field(min_length=1)]] = []  # each begins with this CA, certified by another
     key: Key
     crl: Crl = Crl()
 
@@ -194,6 +208,8 @@ class Profile(Closed):
     allow_wildcard: bool | None = None
     require_san: bool | None = None
     evidence_max_age: Duration | None = None
+    methods_required: Annotated[int, Field(ge=1, le=3)] | None = None
+    perspectives_required: Annotated[int, Field(ge=0, le=64)] | None = None
     caa: bool | None = None
     lint: Annotated[LintMode, _one_enum(LintMode)] | None = None
     aliases: list[Name] | None = None
@@ -232,6 +248,10 @@ class AcmeEndpoint(Closed):
     profiles: Annotated[list[Text], Field(min_length=1)]
     challenges: Annotated[list[Literal["http-01", "dns-01", "tls-alpn-01"]], Field(min_length=1)] = ["http-01"]
     external_account: Literal["none", "optional", "required"] = "none"
+    identifiers: Annotated[list[Literal["dns", "ip"]], Field(min_length=1)] = ["dns"]
+    authorization_reuse: Duration = timedelta(0)
+    pre_authorization: bool = False
+    subdomains: bool = False
     caa: bool = False
     roles: list[Text] = ["acme"]
     terms_of_service: Text | None = None
@@ -275,6 +295,9 @@ class Validation(Closed):
     http01_port: Port = 80
     tlsalpn01_port: Port = 443
     allow_networks: list[Network] = []
+    attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    retry_delay: Duration = timedelta(seconds=3)
+    caa_identities: list[DomainName] = []
     perspectives: dict[Name, Perspective] = {}
     quorum: Annotated[int, Field(ge=1)] | None = None  # of perspectives that must agree; without it as BR 3.2.2.9 has it
 

@@ -136,16 +136,20 @@ class Issuance:
         issuers = self._of_key.get(key_identifier)
         return None if issuers is None else await renewal.find(self._database, serial, issuers=issuers)
 
-    async def chain(self, *, issuer: str, serial: str) -> str | None:
-        """The chain of a certificate as `chain_pem` gives it. Whose it is, is the caller's check.
+    def alternates(self, issuer: str) -> int:
+        """How many other chains there are for this issuer's certificates."""
+        return len(self._rules.issuers[issuer].alternate_pems)
+
+    async def chain(self, *, issuer: str, serial: str, alternate: int = 0) -> str | None:
+        """The chain of a certificate as `chain_pem` gives it, or an alternate one (from 1). Whose it is, is the caller's check.
 
         Most are fetched once, right after they were made, and none ever changes: so the newest are remembered.
         """
         der = self._newest.get((issuer, serial))
         if der is not None:
-            return self._chain(issuer, der)
+            return self._chain(issuer, der, alternate)
         record = await self.certificate(serial, issuer=issuer)
-        return None if record is None else self.chain_pem(record.certificate)
+        return None if record is None else self._chain(issuer, record.certificate.der, alternate)
 
     def _remember(self, certificate: IssuedCertificate) -> None:
         self._newest[certificate.issuer, certificate.serial] = certificate.der
@@ -156,8 +160,9 @@ class Issuance:
         """Leaf first, then its issuers without the root."""
         return self._chain(certificate.issuer, certificate.der)
 
-    def _chain(self, issuer: str, der: bytes) -> str:
-        return pem(der) + self._rules.issuers[issuer].chain_pem
+    def _chain(self, issuer: str, der: bytes, alternate: int = 0) -> str:
+        above = self._rules.issuers[issuer]
+        return pem(der) + (above.alternate_pems[alternate - 1] if alternate else above.chain_pem)
 
 
 def _result(outcome: Outcome) -> str:

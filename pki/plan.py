@@ -41,11 +41,13 @@ class Issuer:
     certificate: x509.Certificate
     chain: tuple[x509.Certificate, ...]  # above it, root last
     urls: IssuerUrls
+    alternates: tuple[tuple[x509.Certificate, ...], ...] = ()  # other ways up: each begins with this CA, certified by another
     algorithm: SignatureAlgorithm = field(init=False)
     key_identifier: bytes = field(init=False)
     subject_der: bytes = field(init=False)
     static_key: StaticKey = field(init=False, repr=False)
     chain_pem: str = field(init=False, repr=False)  # the issuer and what is above it, without the root
+    alternate_pems: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         public_key = self.certificate.public_key()
@@ -53,12 +55,17 @@ class Issuer:
         object.__setattr__(self, "key_identifier", key_identifier(self.certificate))
         object.__setattr__(self, "subject_der", self.certificate.subject.public_bytes())
         object.__setattr__(self, "static_key", static_key(public_key))
-        without_root = [one for one in (self.certificate, *self.chain) if one.subject != one.issuer]
-        object.__setattr__(self, "chain_pem", "".join(pem(one.public_bytes(Encoding.DER)) for one in without_root))
+        object.__setattr__(self, "chain_pem", _chain_pem((self.certificate, *self.chain)))
+        object.__setattr__(self, "alternate_pems", tuple(map(_chain_pem, self.alternates)))
 
     @property
     def der(self) -> bytes:
         return self.certificate.public_bytes(Encoding.DER)
+
+
+def _chain_pem(certificates: tuple[x509.Certificate, ...]) -> str:
+    """Without the root: whoever trusts it has it."""
+    return "".join(pem(one.public_bytes(Encoding.DER)) for one in certificates if one.subject != one.issuer)
 
 
 @dataclass(frozen=True, slots=True)

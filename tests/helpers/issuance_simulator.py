@@ -132,6 +132,7 @@ class SimulatedIssuance:
     requests: list[IssuanceRequest] = field(default_factory=list)
     script: list[Outcome | Exception] = field(default_factory=list)
     records: dict[str, CertificateRecord] = field(default_factory=dict)
+    other_cas: list[ThrowAwayCa] = field(default_factory=list)  # at the ends of alternate chains
     pulls: dict[str, tuple[Window, str]] = field(default_factory=dict)  # by serial, with the URL that explains it
     _by_key: dict[str, Issued] = field(default_factory=dict)
     _now: int = START
@@ -198,9 +199,15 @@ class SimulatedIssuance:
         times = (one.not_before, one.not_after, record.revoked_at)
         return RenewalRecord(one.issuer, one.serial, record.principal, record.names, *times, pulled, url)
 
-    async def chain(self, *, issuer: str, serial: str) -> str | None:
+    def alternates(self, issuer: str) -> int:
+        assert issuer == "issuing"
+        return len(self.other_cas)
+
+    async def chain(self, *, issuer: str, serial: str, alternate: int = 0) -> str | None:
         record = await self.certificate(serial, issuer=issuer)
-        return None if record is None else self.chain_pem(record.certificate)
+        if record is None or not alternate:
+            return None if record is None else self.chain_pem(record.certificate)
+        return self.chain_pem(record.certificate).removesuffix(self.ca.pem) + self.other_cas[alternate - 1].pem
 
     def chain_pem(self, certificate: IssuedCertificate) -> str:
         leaf = x509.load_der_x509_certificate(certificate.der)

@@ -83,7 +83,7 @@ ACME_RESOURCES = {
     "order/finalize": "ACME",
     "authz": "",
     "challenge": "",
-    "cert": "",
+    "cert": "",  # its alternate chains are below it
 }
 EST_SERVED = {"cacerts": "", "simpleenroll": "EST"}
 EST_REFUSED = {"simplereenroll", "serverkeygen", "fullcmc", "csrattrs"}  # in "an operation that is not served"
