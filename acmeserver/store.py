@@ -63,6 +63,10 @@ STANDING_SQL = f"SELECT {STANDING_COLUMNS} FROM acme_account a {BINDING_JOIN} WH
 # Whose a row is, where its own id finds it: written so that no index on accounts can be chosen instead, which a planner
 # that has no figures yet does, and then reads all that the account ever had.
 _OWNED = "{}.account_id || '' = a.id"
+# For the pipeline, which knows the account but not the endpoint.
+BINDING_OF_SQL = (
+    f"SELECT {BINDING_COLUMNS} FROM acme_account a {BINDING_JOIN} WHERE a.id = $1 AND a.status = 'valid'"  # noqa: S608  # constants only
+)
 
 _AUTHORIZATION = (
     "z.id AS z_id, z.identifier_type, z.identifier, z.wildcard, z.status AS z_status, z.token, z.challenges, z.chosen, "
@@ -142,10 +146,13 @@ UNSETTLED_AUTHORIZATION_SQL = (
     "FROM acme_authorization z JOIN acme_account a ON a.id = z.account_id AND a.status = 'valid' "
     "WHERE z.id = $1 AND z.status IN ('pending', 'processing') AND z.expires_at > $2"
 )
+# A key authorization names the account's key (RFC 8555 §8.1): what was proved, or was not, with a key that the account has no
+# more says nothing of the present one, so the authorization stays as it is.
 SETTLE_AUTHORIZATION_SQL = (
     "UPDATE acme_authorization SET status = $2, chosen = $3, error = $4, evidence = $5, validated_at = $6, expires_at = $7, "
     "perspectives = $9, lease_until = 0 WHERE id = $1 AND status IN ('pending', 'processing') AND expires_at > $8 "
-    "AND EXISTS (SELECT 1 FROM acme_account a WHERE a.id = acme_authorization.account_id AND a.status = 'valid')"
+    "AND EXISTS (SELECT 1 FROM acme_account a WHERE a.id = acme_authorization.account_id AND a.status = 'valid' "
+    "AND a.thumbprint = $10)"
 )
 DEACTIVATE_AUTHORIZATION_SQL = (
     "UPDATE acme_authorization SET status = 'deactivated' WHERE id = $1 AND status IN ('pending', 'processing', 'valid') "

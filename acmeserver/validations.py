@@ -156,7 +156,7 @@ class Validations:
         settled = self._settled(authorization, kind, outcome, self._lifetimes[claimant.endpoint])
         counted = self._counted(settled, outcome, claimant)
         try:
-            await self._database.write(self._settle_step(settled, outcome), *counted)
+            await self._database.write(self._settle_step(settled, outcome, claimant), *counted)
         except Conflict:
             return None
         return settled
@@ -186,8 +186,9 @@ class Validations:
             return []
         return self._limits[claimant.endpoint].failure_steps(claimant.account_id, settled.identifier, self._clock.micros())
 
-    def _settle_step(self, settled: Authorization, outcome: Attempt) -> Step:
+    def _settle_step(self, settled: Authorization, outcome: Attempt, claimant: Claimant) -> Step:
         error = store.to_json(settled.error) if settled.error is not None else ""
         evidence = store.to_json(outcome.evidence.as_json())
         result = (settled.stored.value, settled.chosen, error, evidence, settled.validated_at, settled.expires_at)
-        return Step(store.SETTLE_AUTHORIZATION_SQL, (settled.id, *result, self._clock.micros(), settled.perspectives))
+        guarded = (self._clock.micros(), settled.perspectives, claimant.thumbprint)
+        return Step(store.SETTLE_AUTHORIZATION_SQL, (settled.id, *result, *guarded))
