@@ -21,12 +21,13 @@ def directory(endpoint: AcmeEndpoint, urls: Urls, profiles: Profiles) -> bytes:
         "newNonce": urls.new_nonce,
         "newAccount": urls.new_account,
         "newOrder": urls.new_order,
+        **({"newAuthz": urls.new_authz} if endpoint.pre_authorization else {}),
         "revokeCert": urls.revoke_cert,
         "keyChange": urls.key_change,
     }
     if endpoint.renewal_info is not None:
         content["renewalInfo"] = urls.renewal_info  # without a slash at its end: clients add one (RFC 9773 §4.1)
-    meta = _meta(endpoint, profiles)
+    meta = _meta(endpoint, urls, profiles)
     if meta:
         content["meta"] = meta
     return orjson.dumps(content)
@@ -37,7 +38,7 @@ def advertises_profiles(endpoint: AcmeEndpoint, profiles: Profiles) -> bool:
     return len(endpoint.profiles) > 1 or any(profiles.get(name).description for name in endpoint.profiles)
 
 
-def _meta(endpoint: AcmeEndpoint, profiles: Profiles) -> dict[str, object]:
+def _meta(endpoint: AcmeEndpoint, urls: Urls, profiles: Profiles) -> dict[str, object]:
     meta: dict[str, object] = {}
     if endpoint.terms_of_service is not None:
         meta["termsOfService"] = endpoint.terms_of_service
@@ -45,8 +46,13 @@ def _meta(endpoint: AcmeEndpoint, profiles: Profiles) -> dict[str, object]:
         meta["website"] = endpoint.website
     if endpoint.caa_identities:
         meta["caaIdentities"] = list(endpoint.caa_identities)
+    if "dns-persist-01" in endpoint.challenges:  # what a record needs, before there is any order (its draft, §3.2, §4.1)
+        meta["issuerDomainNames"] = list(endpoint.caa_identities)
+        meta["accountHashPrefix"] = urls.account_hash_prefix
     if endpoint.external_account == "required":
         meta["externalAccountRequired"] = True
+    if endpoint.subdomains:
+        meta["subdomainAuthAllowed"] = True  # RFC 9444 §4.4
     if advertises_profiles(endpoint, profiles):
         # lego and acmez refuse a name that is not listed, so all are.
         meta["profiles"] = {profile.name: _described(profile) for profile in map(profiles.get, endpoint.profiles)}

@@ -11,8 +11,8 @@ from types import MappingProxyType
 from acmeserver.accounts import Accounts
 from acmeserver.authentication import Authenticator
 from acmeserver.authorizations import Authorizations
-from acmeserver.chaos import Chaos, ChaoticNonces
 from acmeserver.certificates import Certificates
+from acmeserver.chaos import Chaos, ChaoticNonces
 from acmeserver.directory import directory
 from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.external_keys import ExternalKeys

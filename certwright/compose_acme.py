@@ -35,6 +35,12 @@ def acme_endpoint(settings: AcmeSettings) -> AcmeEndpoint:
         renewal_info=settings.renewal_info,
         limits=settings.limits,
         cors=settings.cors,
+        identifiers=settings.identifiers,
+        authorization_reuse=settings.authorization_reuse,
+        pre_authorization=settings.pre_authorization,
+        subdomains=settings.subdomains,
+        caa=settings.caa,
+        caa_identities=settings.caa_identities,
     )
 
 

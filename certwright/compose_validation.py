@@ -13,7 +13,10 @@ from certwright.errors import Refused
 from certwright.logs import Log
 from certwright.measure import measured_method
 from certwright.metrics import Metrics
+from issuance.caa import CaaChecker
 from pki.clock import Clock
+from pki.identifiers import DnsName
+from validation.caa import CaaOutcome, check_caa
 from validation.egress import Egress
 from validation.methods import OFFLINE, local_methods
 from validation.perspectiveclient import HttpsPerspective, client_context
@@ -61,3 +64,23 @@ def challenge_methods(
     return {
         kind: measured_method(kind, method, metrics=metrics, log=log, now=time.perf_counter) for kind, method in methods.items()
     }
+
+
+def caa_checker(config: Config, clock: Clock) -> CaaChecker | None:
+    """Step 4 of the pipeline. None where nobody has said how CAA records name this CA: then what asks for CAA gets nothing."""
+    if not config.validation.caa_identities:
+        return None
+    resolver = resolver_of(config)
+
+    async def check(name: DnsName, *, account_url: str, methods: frozenset[str]) -> CaaOutcome:
+        return await check_caa(
+            name.name,
+            wildcard=name.wildcard,
+            resolver=resolver,
+            issuer_domains=config.validation.caa_identities,
+            account_url=account_url,
+            methods=methods,
+            clock=clock,
+        )
+
+    return check

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -12,11 +12,16 @@ from acmeserver.endpoint import RenewalInfo
 from acmeserver.limits import LimitRules
 from certwright import config_schema
 from certwright.yaml_positions import Place
+from issuance.evidence import family
+from policy.profiles import Profile
 
 # What this release does of what the schema knows.
 CHALLENGES = frozenset({"http-01", "tls-alpn-01"})
 
 _URL = re.compile(r"https?://[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")  # RFC 3986 §2
+
+AUTHORIZATION_LIFETIME = timedelta(days=7)
+CAA_IDENTITIES = "say in validation.caa_identities by which names CAA records know this CA; nothing could be issued else"
 
 Note = Callable[[Place, str], None]
 """Records a problem at a place below the endpoint."""
@@ -34,20 +39,34 @@ class AcmeSettings:
     renewal_info: RenewalInfo | None
     limits: LimitRules
     cors: tuple[str, ...]
+    identifiers: tuple[str, ...]
+    authorization_reuse: timedelta
+    pre_authorization: bool
+    subdomains: bool
+    caa: bool
+    caa_identities: tuple[str, ...]  # what the directory says; none where CAA is not asked
 
 
-def acme_settings(name: str, given: config_schema.AcmeEndpoint, *, profiles: tuple[str, ...], note: Note) -> AcmeSettings:
+def acme_settings(
+    name: str,
+    given: config_schema.AcmeEndpoint,
+    *,
+    profiles: Sequence[Profile],
+    caa_identities: tuple[str, ...],
+    note: Note,
+) -> AcmeSettings:
     for index, word in enumerate(given.challenges):
         if word not in CHALLENGES:
             note(("challenges", index), f"{word} is not served yet; there is: {', '.join(sorted(CHALLENGES))}")
     for place, url in (("terms_of_service", given.terms_of_service), ("website", given.website)):
         if url is not None and not _URL.fullmatch(url):
             note((place,), "a URL that browsers open, such as https://ca.example.com/terms-2")
-    if given.caa:
-        note(("caa",), "CAA is not checked yet; leave it out, so that nobody relies on it")
+    if given.caa and not caa_identities:
+        note(("caa",), CAA_IDENTITIES)
+    _check_together(given, profiles, note)
     return AcmeSettings(
         name=name,
-        profiles=profiles,
+        profiles=tuple(profile.name for profile in profiles),
         challenges=tuple(given.challenges),
         roles=frozenset(given.roles),
         terms_of_service=given.terms_of_service,
@@ -56,7 +75,30 @@ def acme_settings(name: str, given: config_schema.AcmeEndpoint, *, profiles: tup
         renewal_info=_renewal_info(given.renewal_info, note),
         limits=_limits(given.limits, given.website),
         cors=_cors(given.cors, note),
+        identifiers=tuple(dict.fromkeys(given.identifiers)),
+        authorization_reuse=given.authorization_reuse,
+        pre_authorization=given.pre_authorization,
+        subdomains=given.subdomains,
+        caa=given.caa,
+        caa_identities=caa_identities if given.caa or any(profile.caa for profile in profiles) else (),
     )
+
+
+def _check_together(given: config_schema.AcmeEndpoint, profiles: Sequence[Profile], note: Note) -> None:
+    """What would be a promise that nobody could have kept."""
+    families = {family(kind) for kind in given.challenges}
+    if given.authorization_reuse > AUTHORIZATION_LIFETIME:
+        note(("authorization_reuse",), "authorizations live 7d; they cannot be used again for longer")
+    if given.pre_authorization and not given.authorization_reuse:
+        note(("pre_authorization",), "say for how long with authorization_reuse, or no order would use what was authorized")
+    if given.subdomains and "dns" not in families:
+        note(("subdomains",), "an ancestor is proved in the DNS only; add dns-01 to the challenges")
+    if "ip" in given.identifiers and not families & {"http-01", "tls-alpn-01"}:
+        note(("identifiers",), "an IP address is proved by http-01 or tls-alpn-01 only; add one to the challenges")
+    for profile in profiles:
+        if profile.methods_required > len(families):
+            said = f"profile {profile.name} wants {profile.methods_required} different methods, and this endpoint has"
+            note(("challenges",), f"{said} {', '.join(sorted(families))} (dns-* is one)")
 
 
 def _limits(given: config_schema.AcmeLimits, website: str | None) -> LimitRules:

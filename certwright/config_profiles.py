@@ -111,6 +111,8 @@ def build_profile(name: str, given: config_schema.Profile, *, first_issuer: str,
         evidence_max_age=10 * _DAY if given.evidence_max_age is None else given.evidence_max_age,
         caa=bool(given.caa),
         lint=given.lint or LintMode.SHAPE,
+        methods_required=given.methods_required or 1,
+        perspectives_required=given.perspectives_required or 0,
         aliases=tuple(canonical_profile_name(alias) for alias in given.aliases or ()),
         description=given.description or "",
     )

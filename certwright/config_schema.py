@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, AnyHttpUrl, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
-from policy.limits import Limit
 from pki.identifiers import parse_dns
 from pki.reasons import Rejection
+from policy.limits import Limit
 from policy.profiles import CommonName, KeyUsageBit, LintMode
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}

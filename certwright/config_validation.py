@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from certwright import config_schema
@@ -11,6 +12,7 @@ from certwright.yaml_positions import Place
 from validation.perspectives import agreeing_needed
 
 Address = tuple[str, int]
+MAX_RETRY_DELAY = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,9 @@ class Validation:
     http01_port: int
     tlsalpn01_port: int
     allow_networks: tuple[str, ...]
+    attempts: int  # of ours, before a challenge has failed
+    retry_delay: timedelta  # before the second; doubled before each further one
+    caa_identities: tuple[str, ...]  # how CAA records name this CA
     perspectives: tuple[PerspectiveSettings, ...]
     perspectives_needed: int  # how many of them have to agree
 
@@ -44,11 +49,16 @@ def validation_settings(given: config_schema.Validation, *, files: Files, note: 
     there = len(given.perspectives)
     if given.quorum is not None and given.quorum > there:
         note(("quorum",), f"it is {given.quorum}, and there are {there} perspectives; add some, or ask for fewer")
+    if given.retry_delay > MAX_RETRY_DELAY:
+        note(("retry_delay",), "at most 1m: clients give up after a minute and a half")
     return Validation(
         resolver=() if isinstance(given.resolver, str) else tuple(given.resolver),
         http01_port=given.http01_port,
         tlsalpn01_port=given.tlsalpn01_port,
         allow_networks=tuple(given.allow_networks),
+        attempts=given.attempts,
+        retry_delay=given.retry_delay,
+        caa_identities=tuple(dict.fromkeys(given.caa_identities)),
         perspectives=tuple(_perspective(name, one, files, note) for name, one in given.perspectives.items()),
         perspectives_needed=agreeing_needed(there) if given.quorum is None else given.quorum,
     )

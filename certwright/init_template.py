@@ -116,7 +116,7 @@ policies:      # who may have what; what no policy allows is refused
 
 endpoints:
   acme:
-    default: {{profiles: [tls-server, short-lived], challenges: [http-01]}}
+    default: {{profiles: [tls-server, short-lived], challenges: [http-01], identifiers: [dns, ip]}}
   est:
     default: {{profile: device, authenticate: [basic]}}
   scep:
