@@ -20,6 +20,9 @@ from pki.strict import from_base64url, parse_json
 MAX_CONTACTS = 10
 MAX_CONTACT = 320  # characters
 MAX_IDENTIFIERS = 100
+WITH_LISTS = frozenset(
+    {"dns-persist-01"}
+)  # challenges that hold lists, and no token: shown last, for who greps up to the first "]"
 MAX_IDENTIFIER = 512  # characters; longer than any name can be
 
 _MAX_TIME = to_micros(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))  # RFC 5280 §4.1.2.5
@@ -208,13 +211,24 @@ def account_json(
 
 
 def challenge_json(
-    *, kind: str, url: str, status: ChallengeStatus, token: str, validated_at: Micros | None, error: Mapping[str, Any] | None
+    *,
+    kind: str,
+    url: str,
+    status: ChallengeStatus,
+    token: str,
+    validated_at: Micros | None,
+    error: Mapping[str, Any] | None,
+    issuer_domains: Sequence[str],
 ) -> dict[str, Any]:
-    content: dict[str, Any] = {"type": kind, "url": url, "status": status.value, "token": token}
+    content: dict[str, Any] = {"type": kind, "url": url, "status": status.value}
+    if kind not in WITH_LISTS:
+        content["token"] = token
     if validated_at is not None:
         content["validated"] = rfc3339(validated_at)
     if error is not None:
         content["error"] = dict(error)
+    if kind in WITH_LISTS:  # the second spelling is that of revisions 00 and 01, which clients still read
+        content |= {"issuerDomainNames": list(issuer_domains), "issuer-domain-names": list(issuer_domains)}
     return content
 
 

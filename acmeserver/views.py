@@ -54,7 +54,8 @@ def authorization_view(
         wildcard=authorization.wildcard,
         subdomains=authorization.subdomains,
         challenges=[
-            challenge_view(authorization, kind, urls=urls, issuer_domains=issuer_domains, in_flight=in_flight) for kind in listed
+            challenge_view(authorization, kind, urls=urls, issuer_domains=issuer_domains, in_flight=in_flight)
+            for kind in listed
         ],
     )
 

@@ -19,6 +19,9 @@ class Challenge:
     token: str
     thumbprint: str  # of the account's key (RFC 7638)
     account_url: str
+    subdomains: bool = False  # the authorization is for the names below, too (RFC 9444)
+    issuer_domains: tuple[str, ...] = ()  # of the endpoint, lower case: the names that CAA and dns-persist-01 know this CA by
+    hash_prefix: str = ""  # of the endpoint (draft-ietf-acme-dns-persist-02 §4.1)
     response: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @property

@@ -26,21 +26,13 @@ MOST_DIGITS = 12  # of persistUntil: the year 33658
 _KNOWN = ("accounturi", "policy", "persistuntil")
 
 
-async def dns_persist01(
-    challenge: Challenge,
-    *,
-    resolver: Resolver,
-    clock: Clock,
-    issuer_domains: Collection[str],
-    hash_prefix: str,
-    deadline: float = DEADLINE,
-) -> Outcome:
-    """One attempt. `issuer_domains` and `hash_prefix` are what the endpoint's directory says (§3.2, §4.1), domains in lower case."""
-    base = base_name(challenge)
-    accounts = account_uris(challenge, base, hash_prefix)
+async def dns_persist01(challenge: Challenge, *, resolver: Resolver, clock: Clock, deadline: float = DEADLINE) -> Outcome:
+    """One attempt. What the names below share, a wildcard or RFC 9444, needs policy=wildcard (§5.1)."""
+    base, issuer_domains = base_name(challenge), challenge.issuer_domains
+    accounts, broad = account_uris(challenge, base), challenge.wildcard or challenge.subdomains
 
     def judge(values: Sequence[bytes]) -> Shown | NotShown:
-        read = [_read(value, issuer_domains, accounts, wildcard=challenge.wildcard, now=clock.micros()) for value in values]
+        read = [_read(value, issuer_domains, accounts, broad=broad, now=clock.micros()) for value in values]
         bounds = [each.until for each in read if isinstance(each, Shown)]
         if bounds:
             return Shown(None if None in bounds else max(bound for bound in bounds if bound is not None))
@@ -51,9 +43,9 @@ async def dns_persist01(
     )
 
 
-def account_uris(challenge: Challenge, base: str, hash_prefix: str) -> frozenset[str]:
+def account_uris(challenge: Challenge, base: str) -> frozenset[str]:
     """Every spelling of the account that asks: its URL, and the hashes over it for this domain and for any (§4.1 item 3)."""
-    hashed = [hashed_uri(hash_prefix, domain, challenge.thumbprint, challenge.account_url) for domain in (base, "*")]
+    hashed = [hashed_uri(challenge.hash_prefix, domain, challenge.thumbprint, challenge.account_url) for domain in (base, "*")]
     return frozenset({challenge.account_url, *hashed})
 
 
@@ -87,11 +79,11 @@ class _Lack(enum.IntEnum):
             case _Lack.PAST:
                 return "one names this CA and this account, but its persistUntil is past"
             case _Lack.NO_WILDCARD:
-                return "one names this CA and this account, but lacks policy=wildcard, which a wildcard needs"
+                return "one names this CA and this account, but lacks policy=wildcard, which a wildcard and subdomains need"
 
 
 def _read(
-    octets: bytes, issuer_domains: Collection[str], accounts: Collection[str], *, wildcard: bool, now: Micros
+    octets: bytes, issuer_domains: Collection[str], accounts: Collection[str], *, broad: bool, now: Micros
 ) -> Shown | _Lack:
     """One record (§4.1, §4.3.2)."""
     try:
@@ -108,7 +100,7 @@ def _read(
         return _Lack.OTHER_ACCOUNT
     if until is not None and until < now:
         return _Lack.PAST
-    if wildcard and [policy.lower() for policy in value.values("policy")] != ["wildcard"]:
+    if broad and [policy.lower() for policy in value.values("policy")] != ["wildcard"]:
         return _Lack.NO_WILDCARD
     return Shown(until)
 

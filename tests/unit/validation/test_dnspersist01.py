@@ -27,15 +27,15 @@ ISSUERS = ("authority.example", "ca.example.net")
 NOW = MovableClock().micros() // 1_000_000
 
 
-def asked(*, wildcard: bool = False) -> Challenge:
-    return Challenge(DnsName("example.com"), wildcard, "token", THUMBPRINT, ACCOUNT)
+def asked(*, wildcard: bool = False, subdomains: bool = False, name: str = "example.com") -> Challenge:
+    return Challenge(DnsName(name), wildcard, "token", THUMBPRINT, ACCOUNT, subdomains, ISSUERS, PREFIX)
 
 
-async def attempt(*records: str, wildcard: bool = False) -> Outcome:
+async def attempt(*records: str, wildcard: bool = False, subdomains: bool = False) -> Outcome:
     async with World() as world:
         world.dns.txt(NAME, *records)
         return await dns_persist01(
-            asked(wildcard=wildcard), resolver=world.resolver(), clock=world.clock, issuer_domains=ISSUERS, hash_prefix=PREFIX
+            asked(wildcard=wildcard, subdomains=subdomains), resolver=world.resolver(), clock=world.clock
         )
 
 
@@ -43,7 +43,7 @@ def test_the_hashes_are_those_of_the_draft() -> None:
     """§10.2."""
     assert hashed_uri(PREFIX, "example.com", THUMBPRINT, ACCOUNT) == HASHED
     assert hashed_uri(PREFIX, "*", THUMBPRINT, ACCOUNT) == HASHED_FOR_ALL
-    assert account_uris(asked(), "example.com", PREFIX) == {ACCOUNT, HASHED, HASHED_FOR_ALL}
+    assert account_uris(asked(), "example.com") == {ACCOUNT, HASHED, HASHED_FOR_ALL}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,7 @@ def test_the_hashes_are_those_of_the_draft() -> None:
 async def test_records_that_prove_control(record: str, *, plain: bool, wild: bool) -> None:
     assert isinstance(await attempt(record), Proved) is plain
     assert isinstance(await attempt(record, wildcard=True), Proved) is wild
+    assert isinstance(await attempt(record, subdomains=True), Proved) is wild
 
 
 OTHER_CA = "none names this CA"
@@ -142,6 +143,13 @@ async def test_other_cas_and_other_accounts_records_do_no_harm() -> None:
     assert OTHER_ACCOUNT in failed.detail  # of all the reasons, the one of the record that came nearest
 
 
+async def test_a_ca_without_a_name_is_proved_nothing() -> None:
+    nameless = Challenge(DnsName("example.com"), wildcard=False, token="token", thumbprint=THUMBPRINT, account_url=ACCOUNT)
+    async with World() as world:
+        world.dns.txt(NAME, f"; accounturi={ACCOUNT}", f"authority.example; accounturi={ACCOUNT}")
+        assert isinstance(await dns_persist01(nameless, resolver=world.resolver(), clock=world.clock), Failed)
+
+
 async def test_two_halves_make_no_whole() -> None:
     outcome = await attempt(
         f"authority.example; accounturi={ACCOUNT}",
@@ -171,10 +179,7 @@ async def test_what_was_proved_is_not_relied_on_after_persist_until(
 async def test_the_record_is_looked_for_at_the_name_itself_and_nowhere_above() -> None:
     async with World() as world:
         world.dns.txt(NAME, f"authority.example; accounturi={ACCOUNT}; policy=wildcard")
-        below = Challenge(DnsName("www.example.com"), False, "token", THUMBPRINT, ACCOUNT)
-        outcome = await dns_persist01(
-            below, resolver=world.resolver(), clock=world.clock, issuer_domains=ISSUERS, hash_prefix=PREFIX
-        )
+        outcome = await dns_persist01(asked(name="www.example.com"), resolver=world.resolver(), clock=world.clock)
         assert isinstance(outcome, Failed)
         assert "_validation-persist.www.example.com does not exist" in outcome.detail
         assert world.dns.queries == [("_validation-persist.www.example.com", "TXT")]
@@ -185,14 +190,12 @@ async def test_a_failed_dnssec_validation_is_a_failed_challenge() -> None:
     async with World() as world:
         world.dns.txt(NAME, f"authority.example; accounturi={ACCOUNT}")
         world.dns.faults[NAME] = DnsFault.SERVFAIL
-        outcome = await dns_persist01(
-            asked(), resolver=world.resolver(), clock=world.clock, issuer_domains=ISSUERS, hash_prefix=PREFIX
-        )
+        outcome = await dns_persist01(asked(), resolver=world.resolver(), clock=world.clock)
         assert isinstance(outcome, Failed)
         assert outcome.kind is FailureKind.DNS
         strict = DnsResolver([world.dns.address], require_secure=True)
         del world.dns.faults[NAME]
-        outcome = await dns_persist01(asked(), resolver=strict, clock=world.clock, issuer_domains=ISSUERS, hash_prefix=PREFIX)
+        outcome = await dns_persist01(asked(), resolver=strict, clock=world.clock)
         assert isinstance(outcome, Failed)
 
 
