@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from acmeserver.authentication import Authenticator
 from acmeserver.authorizations import Authorizations
 from acmeserver.certificates import Certificates
 from acmeserver.chaos import Chaos, ChaoticNonces
+from acmeserver.claims import Claims
 from acmeserver.directory import directory
 from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.external_keys import ExternalKeys
@@ -25,7 +27,7 @@ from acmeserver.renewal import Renewals
 from acmeserver.revocation import Revocation
 from acmeserver.selection import Selection
 from acmeserver.urls import Urls
-from acmeserver.validations import Validations
+from acmeserver.validations import Retries, Sleep, Validations
 from pki.clock import Clock
 from pki.sealing import Sealer
 from pki.strict import base64url
@@ -74,6 +76,9 @@ class AcmeServer:
         log: ErrorLog,
         sealer: Sealer | None = None,
         hold: timedelta = HOLD,
+        retries: Retries = Retries(),
+        claims: Claims | None = None,  # where other workers serve the same accounts
+        sleep: Sleep = asyncio.sleep,  # between the tries of one challenge
         random: Callable[[int], bytes] = secrets.token_bytes,
         chaos: Chaos | None = None,
     ) -> None:
@@ -100,7 +105,11 @@ class AcmeServer:
             lifetimes={endpoint.name: endpoint.authorization_lifetime for endpoint in endpoints},
             limits={each.name: Limits(endpoint=each.name, rules=each.limits, database=database) for each in endpoints},
             log=log,
+            retries=retries,
+            claims=claims,
+            sleep=sleep,
         )
+        self._claims = claims
 
         def serve(endpoint: AcmeEndpoint) -> Served:
             urls = Urls(base_url=base_url, endpoint=endpoint.name)
@@ -156,6 +165,8 @@ class AcmeServer:
     async def clean(self) -> None:
         """Forget expired nonces. To be called every few minutes by one worker."""
         await self.nonces.clean()
+        if self._claims is not None:
+            await self._claims.clean()
 
     async def drain(self) -> None:
         """Wait for the validations in flight; bounded by their own deadlines."""

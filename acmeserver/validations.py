@@ -1,19 +1,22 @@
 """Validations in flight: begun at once by the worker that got the POST, settled by one compare-and-set.
 
-Nothing is written when a validation begins: the authorization stays pending until there is an answer, so a worker that dies
-in between has lost nothing, and the client may POST again. Only when a POST stops waiting is a job written, which lets any
-worker take the validation up after a crash. Two workers may then both validate; the first result counts.
+Nothing durable is written when a validation begins: the authorization stays pending until there is an answer, so a worker that
+dies in between has lost nothing, and the client may POST again. Only when a POST stops waiting is a job written, which lets any
+worker take the validation up after a crash. Where there are several workers, a claim (claims.py) lets one of them validate, and
+the others watch; should a claim be lost, two may validate, and the first result counts.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import assert_never
 
 from acmeserver import store
+from acmeserver.claims import Claims
 from acmeserver.limits import Limits
 from acmeserver.ports import ChallengeMethod, EnqueueValidation, ErrorLog
 from acmeserver.problems import Problem, ProblemType
@@ -24,13 +27,34 @@ from pki.clock import Clock, after
 from pki.reasons import Unavailable
 from storage.database import Conflict, Database, Step
 from validation.challenge import Challenge
-from validation.outcome import Failed, Proved
+from validation.outcome import Failed, FailureKind, Proved
 from validation.outcome import Outcome as Attempt
 
 Response = tuple[tuple[str, str], ...]
 """The string members of a challenge's answer (RFC 8555 §7.5.1)."""
 
-MOST_IN_FLIGHT = 256  # of one worker: each holds sockets for as long as the other side likes, up to its deadline
+MOST_IN_FLIGHT = 1024  # of one worker; most of them wait for their next try or for another worker
+MOST_AT_ONCE = 256  # attempts: each holds sockets for as long as the other side likes, up to its deadline
+
+# What time alone may heal: records that have not reached every server, a web server that is only starting (RFC 8555 §8.2).
+PROPAGATION = frozenset({FailureKind.DNS, FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.UNAUTHORIZED})
+CLAIM = timedelta(seconds=30)  # longer than any attempt takes
+LOOK_AGAIN = 0.25  # seconds, doubled up to a second: how often somebody else's validation is looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often we try ourselves before a challenge has failed, and how long we wait before the second try; then twice that."""
+
+    attempts: int = 1
+    delay: timedelta = timedelta(seconds=3)
+
+    def before(self, attempt: int) -> timedelta:
+        """What to wait before this attempt; the first is 1."""
+        return self.delay * (1 << (attempt - 2)) if attempt > 1 else timedelta(0)
+
+
+Sleep = Callable[[float], Awaitable[None]]
 MOST_OF_ONE = 64  # of them one account's, so that nobody's slow targets keep the others waiting
 
 
@@ -66,7 +90,14 @@ class Validations:
         issuer_domains: Mapping[str, tuple[str, ...]],
         limits: Mapping[str, Limits],
         log: ErrorLog,
+        retries: Retries = Retries(),
+        claims: Claims | None = None,  # of a server of several workers
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
+        self._retries = retries
+        self._claims = claims
+        self._sleep = sleep
+        self._gate = asyncio.Semaphore(MOST_AT_ONCE)
         self._database = database
         self._clock = clock
         self._methods = methods
@@ -126,7 +157,7 @@ class Validations:
                 raise Unavailable("validations: too many at once")
             if sum(each.account_id == claimant.account_id for each in self._flights.values()) >= MOST_OF_ONE:
                 raise Unavailable("validations: too many of one account at once")
-            task = asyncio.create_task(self._validate(authorization, kind, claimant, response))
+            task = asyncio.create_task(self._fly(authorization, kind, claimant, response))
             flight = self._flights[authorization.id] = _Flight(task, claimant.account_id)
             task.add_done_callback(lambda done: self._land(authorization.id, done))
         return flight
@@ -136,6 +167,17 @@ class Validations:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, Unavailable):
             self._log.exception("acme.validation_failed", authorization=authorization_id, exc_info=error)
+
+    async def _fly(
+        self, authorization: Authorization, kind: str, claimant: Claimant, response: Response
+    ) -> Authorization | None:
+        try:
+            return await self._validate(authorization, kind, claimant, response)
+        except Exception:
+            if self._claims is not None:
+                with contextlib.suppress(Unavailable):
+                    await self._claims.release(authorization.id)  # the next POST begins anew
+            raise
 
     async def _validate(
         self, authorization: Authorization, kind: str, claimant: Claimant, response: Response
@@ -152,7 +194,9 @@ class Validations:
             hash_prefix=urls.account_hash_prefix,
             response=response,
         )
-        outcome = await self._methods[kind](challenge)
+        outcome = await self._tried(challenge, kind, authorization.id)
+        if outcome is None:
+            return None
         settled = self._settled(authorization, kind, outcome, self._lifetimes[claimant.endpoint])
         counted = self._counted(settled, outcome, claimant)
         try:
@@ -160,6 +204,31 @@ class Validations:
         except Conflict:
             return None
         return settled
+
+    async def _tried(self, challenge: Challenge, kind: str, authorization_id: str) -> Attempt | None:
+        """RFC 8555 §8.2: what time may heal is tried again. None when another worker has settled it."""
+        attempt = 1
+        while await self._claimed(authorization_id):
+            async with self._gate:
+                outcome = await self._methods[kind](challenge)
+            if isinstance(outcome, Proved) or outcome.kind not in PROPAGATION or attempt >= self._retries.attempts:
+                return replace(outcome, evidence=replace(outcome.evidence, attempts=attempt))
+            attempt += 1
+            await self._sleep(self._retries.before(attempt).total_seconds())
+        return None
+
+    async def _claimed(self, authorization_id: str) -> bool:
+        """Ours to validate, perhaps after the worker that was at it has died; False when it is settled."""
+        if self._claims is None:
+            return True
+        pause, lease = LOOK_AGAIN, CLAIM + self._retries.before(self._retries.attempts)
+        while not await self._claims.take(authorization_id, lease):
+            await self._sleep(pause)
+            pause = min(2 * pause, 1)
+            args = (authorization_id, self._clock.micros())
+            if await self._database.fetch_one(store.UNSETTLED_AUTHORIZATION_SQL, *args) is None:
+                return False
+        return True
 
     def _settled(self, authorization: Authorization, kind: str, outcome: Attempt, lifetime: timedelta) -> Authorization:
         after_event = AUTHORIZATION_TRANSITIONS[authorization.stored]

@@ -17,10 +17,13 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from acmeserver.claims import Claims
 from acmeserver.http import routes as acme_routes
+from acmeserver.retention import Retention
 from acmeserver.ownership import ExternalOwnership
 from acmeserver.server import AcmeServer
 from acmeserver.settlement import ORIGIN, OrderSettler
+from acmeserver.validations import Retries
 from certwright import config as configuration
 from certwright import status
 from certwright.compose_acme import OrderRules, acme_endpoint, validation_job
@@ -57,6 +60,8 @@ from storage.open import open_database
 
 SWEEP_EVERY = timedelta(seconds=15)
 CLEAN_EVERY = timedelta(minutes=5)
+RETAIN_EVERY = timedelta(hours=1)
+RETAIN_ON = timedelta(seconds=1)  # between two turns of one pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,8 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         enqueue_validation=functools.partial(validation_job, jobs, clock),
         sealer=Sealer(config.sealing_keys) if config.sealing_keys else None,
         log=log,
+        retries=Retries(config.validation.attempts, config.validation.retry_delay),
+        claims=None if config.database_is_embedded else Claims(database=database, clock=clock, holder=new_id()),
         chaos=config.chaos,
     )
     closing.push_async_callback(acme.close)
@@ -158,6 +165,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         "crl": functools.partial(_look, publisher),
         "sweep": functools.partial(_sweep, sweeper, clock),
         "acme-clean": functools.partial(_clean, acme, clock),
+        "acme-retention": functools.partial(_retain, Retention(database=database, clock=clock, kept=config.retention), clock),
     }
     # Lanes of their own: a validation may take ten seconds, and neither sweeping nor a CRL should wait for some of them.
     validations: dict[str, Handler] = {"acme-validation": functools.partial(_resume, acme)}
@@ -280,6 +288,7 @@ async def schedule(composition: Composition, clock: Clock) -> None:
         await composition.jobs.enqueue("crl", {"issuer": issuer}, run_at=now, dedupe=job_key(issuer))
     await composition.jobs.enqueue("sweep", {}, run_at=now, dedupe="sweep")
     await composition.jobs.enqueue("acme-clean", {}, run_at=now, dedupe="acme-clean")
+    await composition.jobs.enqueue("acme-retention", {}, run_at=now, dedupe="acme-retention")
 
 
 async def _look(publisher: CrlPublisher, job: Job) -> Micros | None:
@@ -294,6 +303,10 @@ async def _sweep(sweeper: Sweeper, clock: Clock, _job: Job) -> Micros | None:
 async def _clean(acme: AcmeServer, clock: Clock, _job: Job) -> Micros | None:
     await acme.clean()
     return after(clock.micros(), CLEAN_EVERY)
+
+
+async def _retain(retention: Retention, clock: Clock, _job: Job) -> Micros | None:
+    return after(clock.micros(), RETAIN_EVERY if await retention.turn() else RETAIN_ON)
 
 
 async def _resume(acme: AcmeServer, job: Job) -> Micros | None:

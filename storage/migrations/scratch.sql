@@ -6,3 +6,8 @@ CREATE /*pg*/UNLOGGED/*end*/ TABLE IF NOT EXISTS scratch_id (
 );
 CREATE /*pg*/UNLOGGED/*end*/ TABLE IF NOT EXISTS nonce_used (nonce TEXT PRIMARY KEY, expires_at BIGINT NOT NULL);
 CREATE INDEX IF NOT EXISTS nonce_used_expiry ON nonce_used (expires_at);
+CREATE /*pg*/UNLOGGED/*end*/ TABLE IF NOT EXISTS validation_claim (
+    authorization_id TEXT PRIMARY KEY,
+    holder           TEXT NOT NULL,          -- the worker that validates
+    lease_until      BIGINT NOT NULL
+);

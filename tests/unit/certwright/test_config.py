@@ -130,7 +130,39 @@ MISTAKES: list[tuple[str, Edit, str]] = [
     ("challenge not served", replaced("challenges: [http-01]", "challenges: [http-01, dns-01]"), "dns-01 is not served yet"),
     ("challenge unknown", replaced("challenges: [http-01]", "challenges: [http-1]"), "(did you mean 'http-01'?)"),
     ("EST authentication not served", replaced("[basic]", "[basic, certificate]"), "certificate is not served yet"),
-    ("CAA not served", replaced("challenges: [http-01]", "challenges: [http-01], caa: true"), "CAA is not checked yet"),
+    ("CAA by no name", replaced("challenges: [http-01]", "challenges: [http-01], caa: true"), "say in validation.caa_identities"),
+    ("CAA of a profile", replaced("validity: 47d", "validity: 47d\n    caa: true"), "say in validation.caa_identities"),
+    ("CAA by no domain", replaced("http01_port: 5002", 'http01_port: 5002\n  caa_identities: ["*.a.example"]'), "without a star"),
+    (
+        "reuse beyond their life",
+        replaced("challenges: [http-01]", "challenges: [http-01], authorization_reuse: 8d"),
+        "authorizations live 7d",
+    ),
+    (
+        "pre-authorization for nothing",
+        replaced("challenges: [http-01]", "challenges: [http-01], pre_authorization: true"),
+        "or no order would use what was authorized",
+    ),
+    (
+        "subdomains by http",
+        replaced("challenges: [http-01]", "challenges: [http-01], subdomains: true"),
+        "an ancestor is proved in the DNS only",
+    ),
+    (
+        "two methods of one",
+        replaced("validity: 47d", "validity: 47d\n    methods_required: 2"),
+        "wants 2 different methods, and this endpoint has http-01",
+    ),
+    (
+        "perspectives of nobody",
+        replaced("validity: 47d", "validity: 47d\n    perspectives_required: 2"),
+        "validation.perspectives has 0",
+    ),
+    (
+        "retries that no client waits for",
+        replaced("http01_port: 5002", "http01_port: 5002\n  retry_delay: 2m"),
+        "clients give up after a minute and a half",
+    ),
     ("database", replaced('"sqlite:certwright.db"', '"mysql://x"'), "a URL such as sqlite:"),
     ("both databases", lambda text: text + "\ndatabase_file: x\n", "give one of database and database_file"),
     (
