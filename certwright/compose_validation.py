@@ -26,7 +26,7 @@ from validation.resolver import DnsResolver, Resolver, SystemResolver
 
 def resolver_of(config: Config) -> Resolver:
     servers = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in config.validation.resolver]
-    return DnsResolver(servers) if servers else SystemResolver()
+    return DnsResolver(servers, require_secure=config.validation.require_dnssec) if servers else SystemResolver()
 
 
 def perspectives_of(config: Config, closing: AsyncExitStack) -> tuple[Perspective, ...]:

@@ -10,13 +10,16 @@ from typing import Literal
 
 from acmeserver.endpoint import RenewalInfo
 from acmeserver.limits import LimitRules
+from acmeserver.retention import Kept
 from certwright import config_schema
 from certwright.yaml_positions import Place
 from issuance.evidence import family
 from policy.profiles import Profile
 
 # What this release does of what the schema knows.
-CHALLENGES = frozenset({"http-01", "tls-alpn-01"})
+CHALLENGES = frozenset({"http-01", "dns-01", "dns-account-01", "dns-persist-01", "tls-alpn-01"})
+MOST_ISSUER_DOMAINS = 10  # draft-ietf-acme-dns-persist-02 §3.1
+PERSIST_IDENTITIES = f"its records name this CA: say in validation.caa_identities how, in 1 to {MOST_ISSUER_DOMAINS} domain names, such as ca.example.com"
 
 _URL = re.compile(r"https?://[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")  # RFC 3986 §2
 
@@ -44,7 +47,7 @@ class AcmeSettings:
     pre_authorization: bool
     subdomains: bool
     caa: bool
-    caa_identities: tuple[str, ...]  # what the directory says; none where CAA is not asked
+    caa_identities: tuple[str, ...]  # what the directory says; none where neither CAA nor dns-persist-01 asks
 
 
 def acme_settings(
@@ -63,6 +66,11 @@ def acme_settings(
             note((place,), "a URL that browsers open, such as https://ca.example.com/terms-2")
     if given.caa and not caa_identities:
         note(("caa",), CAA_IDENTITIES)
+    named = any(profile.caa for profile in profiles) or given.caa
+    if "dns-persist-01" in given.challenges:
+        named = True
+        if not 0 < len(caa_identities) <= MOST_ISSUER_DOMAINS:
+            note(("challenges", given.challenges.index("dns-persist-01")), PERSIST_IDENTITIES)
     _check_together(given, profiles, note)
     return AcmeSettings(
         name=name,
@@ -80,7 +88,7 @@ def acme_settings(
         pre_authorization=given.pre_authorization,
         subdomains=given.subdomains,
         caa=given.caa,
-        caa_identities=caa_identities if given.caa or any(profile.caa for profile in profiles) else (),
+        caa_identities=caa_identities if named else (),
     )
 
 
@@ -99,6 +107,13 @@ def _check_together(given: config_schema.AcmeEndpoint, profiles: Sequence[Profil
         if profile.methods_required > len(families):
             said = f"profile {profile.name} wants {profile.methods_required} different methods, and this endpoint has"
             note(("challenges",), f"{said} {', '.join(sorted(families))} (dns-* is one)")
+
+
+def retention_settings(given: config_schema.Retention, note: Note) -> Kept:
+    for name, span in (("unfinished", given.unfinished), ("issued", given.issued)):
+        if span < timedelta(days=1):
+            note((name,), "at least 1d: clients still ask for what has just expired")
+    return Kept(unfinished=given.unfinished, issued=given.issued)
 
 
 def _limits(given: config_schema.AcmeLimits, website: str | None) -> LimitRules:

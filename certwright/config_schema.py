@@ -244,9 +244,12 @@ class AcmeLimits(Closed):
     help: Text | None = None
 
 
+Challenge = Literal["http-01", "dns-01", "dns-account-01", "dns-persist-01", "tls-alpn-01"]
+
+
 class AcmeEndpoint(Closed):
     profiles: Annotated[list[Text], Field(min_length=1)]
-    challenges: Annotated[list[Literal["http-01", "dns-01", "tls-alpn-01"]], Field(min_length=1)] = ["http-01"]
+    challenges: Annotated[list[Challenge], Field(min_length=1)] = ["http-01"]
     external_account: Literal["none", "optional", "required"] = "none"
     identifiers: Annotated[list[Literal["dns", "ip"]], Field(min_length=1)] = ["dns"]
     authorization_reuse: Duration = timedelta(0)
@@ -292,6 +295,7 @@ class Perspective(Closed):
 
 class Validation(Closed):
     resolver: Literal["system"] | list[Address] = "system"
+    dnssec: Literal["off", "require"] = "off"
     http01_port: Port = 80
     tlsalpn01_port: Port = 443
     allow_networks: list[Network] = []

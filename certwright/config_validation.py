@@ -12,6 +12,10 @@ from certwright.yaml_positions import Place
 from validation.perspectives import agreeing_needed
 
 Address = tuple[str, int]
+NO_RESOLVER = (
+    "name in validation.resolver a DNS server that validates, by a way to it that you trust; what it says of DNSSEC is believed, "
+    "and the system's settings may change or name somebody else's"
+)
 MAX_RETRY_DELAY = timedelta(minutes=1)
 
 
@@ -27,6 +31,7 @@ class PerspectiveSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
     resolver: tuple[Address, ...]  # empty: the system's
+    require_dnssec: bool  # of every answer of the resolver
     http01_port: int
     tlsalpn01_port: int
     allow_networks: tuple[str, ...]
@@ -51,8 +56,11 @@ def validation_settings(given: config_schema.Validation, *, files: Files, note: 
         note(("quorum",), f"it is {given.quorum}, and there are {there} perspectives; add some, or ask for fewer")
     if given.retry_delay > MAX_RETRY_DELAY:
         note(("retry_delay",), "at most 1m: clients give up after a minute and a half")
+    if given.dnssec == "require" and isinstance(given.resolver, str):
+        note(("dnssec",), NO_RESOLVER)
     return Validation(
         resolver=() if isinstance(given.resolver, str) else tuple(given.resolver),
+        require_dnssec=given.dnssec == "require",
         http01_port=given.http01_port,
         tlsalpn01_port=given.tlsalpn01_port,
         allow_networks=tuple(given.allow_networks),

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from pki.clock import Clock
 from validation.challenge import Challenge
+from validation.dns01 import dns01, dns_account01
+from validation.dnspersist01 import dns_persist01
 from validation.egress import Egress
 from validation.http01 import http01
 from validation.outcome import Outcome
@@ -30,5 +32,8 @@ def local_methods(
     """Every method, as seen from this machine."""
     return {
         "http-01": partial(http01, resolver=resolver, egress=egress, clock=clock, port=http01_port),
+        "dns-01": partial(dns01, resolver=resolver, clock=clock),
+        "dns-account-01": partial(dns_account01, resolver=resolver, clock=clock),
+        "dns-persist-01": partial(dns_persist01, resolver=resolver, clock=clock),
         "tls-alpn-01": partial(tlsalpn01, resolver=resolver, egress=egress, clock=clock, port=tlsalpn01_port),
     }
