@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from acmeserver.claims import Claims
 from acmeserver.http import routes as acme_routes
-from acmeserver.retention import Retention
 from acmeserver.ownership import ExternalOwnership
+from acmeserver.retention import Retention
 from acmeserver.server import AcmeServer
 from acmeserver.settlement import ORIGIN, OrderSettler
 from acmeserver.validations import Retries

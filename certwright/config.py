@@ -7,8 +7,8 @@ knows YAML; nothing above asks the file again.
 from __future__ import annotations
 
 import difflib
-import itertools
 import ipaddress
+import itertools
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import ValidationError
 
 from acmeserver.chaos import Chaos
+from acmeserver.retention import Kept
 from certwright import config_schema
-from certwright.config_acme import CAA_IDENTITIES, AcmeSettings, acme_settings
+from certwright.config_acme import CAA_IDENTITIES, AcmeSettings, acme_settings, retention_settings
 from certwright.config_profiles import build_profile
 from certwright.config_validation import Files, Validation, validation_settings
 from certwright.yaml_positions import ConfigError, Document, Place, Problem, read_document
@@ -117,6 +118,7 @@ class Config:
     est: Mapping[str, EstSettings]
     scep: Mapping[str, ScepSettings]
     validation: Validation
+    retention: Kept
     chaos: Chaos | None
 
     @property
@@ -215,6 +217,7 @@ class _Builder:
             est={name: self._est(name, given, profiles) for name, given in root.endpoints.est.items()},
             scep={name: self._scep(name, given, profiles) for name, given in root.endpoints.scep.items()},
             validation=self._validation(),
+            retention=retention_settings(root.retention, partial(self._note_below, ("retention",))),
             chaos=self._chaos(),
         )
 
