@@ -35,7 +35,9 @@ class Certificates:
         if row["serial"] is None:
             raise not_found("certificate")
         others = self._issuance.alternates(row["issuer"])
-        text = await self._issuance.chain(issuer=row["issuer"], serial=row["serial"], alternate=chain) if chain <= others else None
+        text = (
+            await self._issuance.chain(issuer=row["issuer"], serial=row["serial"], alternate=chain) if chain <= others else None
+        )
         if text is None:
             raise not_found("certificate")
         return Chain(text, tuple(self._url(serial, each) for each in range(others + 1) if each != chain))

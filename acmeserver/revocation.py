@@ -35,8 +35,12 @@ class Revocation:
         check_valid(AccountStatus(row["status"]))
         record, _ = await self._find(wanted)
         principal = self._principal(acting.account_id, acting.source_address)
-        if record.principal != str(principal) and not await self._controls_all(acting.account_id, record.names):
-            raise unauthorized("the certificate is another's, and this account has no valid authorizations for all its names")
+        if record.principal != str(principal):
+            if not await self._controls_all(acting.account_id, record.names):
+                raise unauthorized(
+                    "the certificate is another's, and this account has no valid authorizations for all its names"
+                )
+            _check_names_only(wanted)
         await self._revoke(record, wanted, principal)
 
     async def by_key(self, jwk: Jwk, wanted: RevokeCert, *, source_address: str) -> None:
@@ -70,12 +74,23 @@ class Revocation:
         return bool(names)
 
     async def _revoke(self, record: CertificateRecord, wanted: RevokeCert, principal: Principal) -> None:
+        """Whoever comes here may revoke it, and may therefore be told what state it is in."""
         certificate = record.certificate
         reason = _reason(wanted.reason)
         await self._issuance.revoke(issuer=certificate.issuer, serial=certificate.serial, reason=reason, principal=principal)
 
     def _principal(self, principal_id: str, source_address: str) -> Principal:
         return Principal(PrincipalKind.ACME_ACCOUNT, principal_id, self._endpoint.roles, source_address=source_address)
+
+
+def _check_names_only(wanted: RevokeCert) -> None:
+    """A compromised key is blocked for good, so its holder has to say so: control of the names says nothing about the key."""
+    if wanted.reason == RevocationReason.KEY_COMPROMISE:
+        raise Problem(
+            ProblemType.BAD_REVOCATION_REASON,
+            "only the account that the certificate was issued to, or a request signed by its key, may give keyCompromise (1); "
+            "an account that controls the names gives cessationOfOperation (5)",
+        )
 
 
 def _reason(code: int) -> RevocationReason:
