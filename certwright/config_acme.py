@@ -16,8 +16,6 @@ from certwright.yaml_positions import Place
 from issuance.evidence import family
 from policy.profiles import Profile
 
-# What this release does of what the schema knows.
-CHALLENGES = frozenset({"http-01", "dns-01", "dns-account-01", "dns-persist-01", "tls-alpn-01"})
 MOST_ISSUER_DOMAINS = 10  # draft-ietf-acme-dns-persist-02 §3.1
 PERSIST_IDENTITIES = f"its records name this CA: say in validation.caa_identities how, in 1 to {MOST_ISSUER_DOMAINS} domain names, such as ca.example.com"
 
@@ -58,9 +56,6 @@ def acme_settings(
     caa_identities: tuple[str, ...],
     note: Note,
 ) -> AcmeSettings:
-    for index, word in enumerate(given.challenges):
-        if word not in CHALLENGES:
-            note(("challenges", index), f"{word} is not served yet; there is: {', '.join(sorted(CHALLENGES))}")
     for place, url in (("terms_of_service", given.terms_of_service), ("website", given.website)):
         if url is not None and not _URL.fullmatch(url):
             note((place,), "a URL that browsers open, such as https://ca.example.com/terms-2")

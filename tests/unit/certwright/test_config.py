@@ -127,12 +127,26 @@ MISTAKES: list[tuple[str, Edit, str]] = [
     ),
     ("CRL for too long", replaced("{refresh: 24h, lifetime: 4d}", "{refresh: 24h, lifetime: 11d}"), "at most 10d"),
     ("workers on SQLite", lambda text: text + "\nworkers: 2\n", "SQLite has one writer"),
-    ("challenge not served", replaced("challenges: [http-01]", "challenges: [http-01, dns-01]"), "dns-01 is not served yet"),
+    (
+        "records by no name",
+        replaced("challenges: [http-01]", "challenges: [http-01, dns-persist-01]"),
+        "its records name this CA: say in validation.caa_identities how",
+    ),
+    ("DNSSEC of whoever", replaced("http01_port: 5002", "http01_port: 5002\n  dnssec: require"), "name in validation.resolver"),
+    ("DNSSEC, perhaps", replaced("http01_port: 5002", "http01_port: 5002\n  dnssec: on"), "one of: off, require"),
     ("challenge unknown", replaced("challenges: [http-01]", "challenges: [http-1]"), "(did you mean 'http-01'?)"),
     ("EST authentication not served", replaced("[basic]", "[basic, certificate]"), "certificate is not served yet"),
-    ("CAA by no name", replaced("challenges: [http-01]", "challenges: [http-01], caa: true"), "say in validation.caa_identities"),
+    (
+        "CAA by no name",
+        replaced("challenges: [http-01]", "challenges: [http-01], caa: true"),
+        "say in validation.caa_identities",
+    ),
     ("CAA of a profile", replaced("validity: 47d", "validity: 47d\n    caa: true"), "say in validation.caa_identities"),
-    ("CAA by no domain", replaced("http01_port: 5002", 'http01_port: 5002\n  caa_identities: ["*.a.example"]'), "without a star"),
+    (
+        "CAA by no domain",
+        replaced("http01_port: 5002", 'http01_port: 5002\n  caa_identities: ["*.a.example"]'),
+        "without a star",
+    ),
     (
         "reuse beyond their life",
         replaced("challenges: [http-01]", "challenges: [http-01], authorization_reuse: 8d"),
@@ -199,7 +213,7 @@ def place(text: str, part: str) -> str:
     [
         pytest.param(replaced("validity: 47d", "validty: 47d"), "validty", id="an unknown key: at the key"),
         pytest.param(replaced("validity: 47d", "validity: 47x"), "47x", id="a wrong value: at the value"),
-        pytest.param(replaced("[http-01]", "[http-01, dns-01]"), "dns-01", id="an item of a list: at the item"),
+        pytest.param(replaced("[http-01]", "[http-01, dns-persist-01]"), "dns-persist-01", id="an item of a list: at the item"),
         pytest.param(replaced("issuer: devices", "issuer: nobody"), "nobody", id="a name of something else: at the name"),
         pytest.param(replaced("data_dir: .", "data_dir: .\nbase_url: x"), "base_url: x", id="a key given twice: at the second"),
         pytest.param(replaced("data_dir: .", "data_dir: ${NOWHERE}"), "${NOWHERE}", id="a variable: at its use"),
@@ -308,3 +322,17 @@ def test_a_damaged_configuration_is_still_one_or_a_list_of_problems(made: Path, 
         read(made, text[:at] + put + text[until:])
     except ConfigError as error:
         assert error.problems
+
+
+def test_the_dns_methods_are_served_where_they_are_listed(made: Path) -> None:
+    text = text_of(made).replace("challenges: [http-01]", "challenges: [http-01, dns-01, dns-account-01, dns-persist-01]")
+    config = read(made, text.replace("http01_port: 5002", "http01_port: 5002\n  caa_identities: [ca.test]"))
+    (settings,) = config.acme.values()
+    assert settings.challenges == ("http-01", "dns-01", "dns-account-01", "dns-persist-01")
+    assert settings.caa_identities == ("ca.test",)
+
+
+def test_dnssec_can_be_required_of_a_resolver_that_was_named(made: Path) -> None:
+    assert not read(made, text_of(made)).validation.require_dnssec
+    text = text_of(made).replace("resolver: system", 'resolver: ["127.0.0.1:53"]\n  dnssec: require')
+    assert read(made, text).validation.require_dnssec
