@@ -139,7 +139,7 @@ def run(options: Options) -> int:
     log = Log(clock=SystemClock(), process="perspective")
     log.take_over_logging()
     agent = _agent(options, SystemClock(), log)
-    context = _context(options)
+    context = agent_context(options)
     listening = _listen(options.listen)
     try:
         uvloop.run(_serve(agent, listening, context, log))
@@ -180,7 +180,7 @@ def _agent(options: Options, clock: Clock, log: Log) -> Agent:
     return Agent(methods=methods, resolver=resolver, clock=clock, log=log, at_once=options.at_once)
 
 
-def _context(options: Options) -> ssl.SSLContext:
+def agent_context(options: Options) -> ssl.SSLContext:
     """TLS 1.3, and nobody without a certificate by the CA. Raises Refused."""
     for path in (options.certificate, options.key, options.client_ca):
         if not path.is_file():

@@ -7,6 +7,7 @@ or longer than it may be. Answers repeat what was asked, so that none can stand 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ MAX_QUESTION = 64 * 1024  # octets; a challenge's answer may hold a whole CSR
 MAX_ANSWER = 32 * 1024
 MAX_ADDRESSES = 64
 MAX_TEXT = 1000  # characters
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 VALIDATE = "/v1/validate"
 CAA = "/v1/caa"
 
@@ -103,7 +105,10 @@ def decode_question(data: bytes) -> Question:
     response = members["response"]
     if not all(isinstance(value, str) for value in response.values()):
         raise WireError("response holds something else than text")
-    for name in ("token", "thumbprint", "account_url", "hash_prefix"):
+    for name in ("token", "thumbprint"):
+        if _TOKEN.fullmatch(members[name]) is None:  # it goes into URLs and DNS names
+            raise WireError(f"{name} is not of base64url characters")
+    for name in ("account_url", "hash_prefix"):
         if not members[name].isascii():
             raise WireError(f"{name} is not ASCII")
     return Question(

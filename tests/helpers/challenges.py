@@ -18,4 +18,4 @@ def challenge(
 ) -> Challenge:
     """The challenge that `key_authorization` ("token.thumbprint") is the answer to."""
     token, _, thumbprint = key_authorization.partition(".")
-    return Challenge(identifier, wildcard, token, thumbprint, account_url, response)
+    return Challenge(identifier, wildcard, token, thumbprint, account_url, response=response)
