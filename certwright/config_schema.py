@@ -74,7 +74,7 @@ def _origin(value: str) -> str:
     if value == "*":
         return value
     url = _HTTP_URL.validate_python(_url(value))
-    if value != value.lower() or value.endswith((":443" if url.scheme == "https" else ":80", ":")):
+    if "*" in value or value != value.lower() or value.endswith((":443" if url.scheme == "https" else ":80", ":")):
         raise ValueError("an origin as browsers send it, such as https://portal.example.com, or *")
     return value
 
