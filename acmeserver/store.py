@@ -29,9 +29,13 @@ from pki.clock import Micros
 from pki.identifiers import DnsName, Identifier, IpAddress
 from storage.database import Row, Value
 
+# Where a row's own id finds it, what else has to hold (whose it is, at which endpoint) is written with `|| ''`: no index can be
+# chosen for that, which a planner that has no figures yet does, and then reads all that the account or the endpoint ever had.
+_OWNED = "{}.account_id || '' = a.id"
+
 _ACCOUNT = "id, endpoint, thumbprint, jwk, status, contact, terms_agreed, terms, external_binding"
 
-ACCOUNT_SQL = f"SELECT {_ACCOUNT} FROM acme_account WHERE id = $1 AND endpoint = $2"  # noqa: S608  # constants only
+ACCOUNT_SQL = f"SELECT {_ACCOUNT} FROM acme_account WHERE id = $1 AND endpoint || '' = $2"  # noqa: S608  # constants only
 ACCOUNT_BY_KEY_SQL = f"SELECT {_ACCOUNT} FROM acme_account WHERE endpoint = $1 AND thumbprint = $2"  # noqa: S608  # constants only
 INSERT_ACCOUNT_SQL = (
     "INSERT INTO acme_account (id, endpoint, thumbprint, jwk, status, contact, terms_agreed, created_at, terms, "
@@ -39,7 +43,9 @@ INSERT_ACCOUNT_SQL = (
 )
 UPDATE_CONTACT_SQL = "UPDATE acme_account SET contact = $3 WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
 # A consent to new terms (RFC 8555 §7.3.3), with or without new contacts.
-AGREE_SQL = "UPDATE acme_account SET contact = $3, terms = $4, terms_agreed = 1 WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
+AGREE_SQL = (
+    "UPDATE acme_account SET contact = $3, terms = $4, terms_agreed = 1 WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
+)
 # keyChange's compare-and-set (§7.3.5): of two that begin with the same key, one wins.
 CHANGE_KEY_SQL = "UPDATE acme_account SET thumbprint = $3, jwk = $4 WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
 # The account's orders that it could still read, newest first (§7.1.2.1: not the invalid ones, also where that is derived).
@@ -50,7 +56,7 @@ ORDERS_SQL = (
     "AND (o.status <> 'open' OR NOT EXISTS (SELECT 1 FROM acme_order_authorization oa "
     "JOIN acme_authorization z ON z.id = oa.authorization_id WHERE oa.order_id = o.id "
     "AND (z.status IN ('invalid', 'deactivated', 'revoked') OR z.expires_at <= $3))) "
-    "WHERE a.id = $1 AND a.endpoint = $2 ORDER BY o.created_at DESC, o.id DESC LIMIT $6"
+    "WHERE a.id = $1 AND a.endpoint || '' = $2 ORDER BY o.created_at DESC, o.id DESC LIMIT $6"
 )
 DEACTIVATE_ACCOUNT_SQL = "UPDATE acme_account SET status = 'deactivated' WHERE id = $1 AND thumbprint = $2 AND status = 'valid'"
 
@@ -58,15 +64,10 @@ DEACTIVATE_ACCOUNT_SQL = "UPDATE acme_account SET status = 'deactivated' WHERE i
 STANDING_COLUMNS = (
     f"a.status AS account_status, a.thumbprint AS account_thumbprint, a.terms AS account_terms, {BINDING_COLUMNS}"
 )
-STANDING_SQL = f"SELECT {STANDING_COLUMNS} FROM acme_account a {BINDING_JOIN} WHERE a.id = $1 AND a.endpoint = $2"  # noqa: S608  # constants only
+STANDING_SQL = f"SELECT {STANDING_COLUMNS} FROM acme_account a {BINDING_JOIN} WHERE a.id = $1 AND a.endpoint || '' = $2"  # noqa: S608  # constants only
 
-# Whose a row is, where its own id finds it: written so that no index on accounts can be chosen instead, which a planner
-# that has no figures yet does, and then reads all that the account ever had.
-_OWNED = "{}.account_id || '' = a.id"
 # For the pipeline, which knows the account but not the endpoint.
-BINDING_OF_SQL = (
-    f"SELECT {BINDING_COLUMNS} FROM acme_account a {BINDING_JOIN} WHERE a.id = $1 AND a.status = 'valid'"  # noqa: S608  # constants only
-)
+BINDING_OF_SQL = f"SELECT {BINDING_COLUMNS} FROM acme_account a {BINDING_JOIN} WHERE a.id = $1 AND a.status = 'valid'"  # noqa: S608  # constants only
 
 _AUTHORIZATION = (
     "z.id AS z_id, z.identifier_type, z.identifier, z.wildcard, z.status AS z_status, z.token, z.challenges, z.chosen, "
@@ -81,7 +82,7 @@ ORDER_SQL = (
     f"LEFT JOIN acme_order o ON {_OWNED.format('o')} AND o.id = $3 AND o.expires_at > $4 "
     "LEFT JOIN acme_order_authorization oa ON oa.order_id = o.id "
     f"LEFT JOIN acme_authorization z ON z.id = oa.authorization_id AND {_OWNED.format('z')} "
-    "WHERE a.id = $1 AND a.endpoint = $2 ORDER BY oa.position"
+    "WHERE a.id = $1 AND a.endpoint || '' = $2 ORDER BY oa.position"
 )
 # The order is the account's and the account is valid; its key is checked again, for it may have been changed on another node.
 # Its external key is the one that was looked at (or none), and the terms in force are agreed to ('' asks for none).
@@ -138,7 +139,7 @@ SETTLE_ORDER_SQL = "UPDATE acme_order SET status = $3, error = $4, issuer = $5, 
 AUTHORIZATION_SQL = (
     f"SELECT a.status AS account_status, a.thumbprint AS account_thumbprint, {_AUTHORIZATION} "  # noqa: S608  # constants only
     f"FROM acme_account a LEFT JOIN acme_authorization z ON {_OWNED.format('z')} AND z.id = $3 AND z.expires_at > $4 "
-    "WHERE a.id = $1 AND a.endpoint = $2"
+    "WHERE a.id = $1 AND a.endpoint || '' = $2"
 )
 # For a validation that another worker began: the thumbprint is the account's.
 UNSETTLED_AUTHORIZATION_SQL = (
@@ -163,7 +164,7 @@ DEACTIVATE_AUTHORIZATION_SQL = (
 CERTIFICATE_SQL = (
     "SELECT a.status AS account_status, a.thumbprint AS account_thumbprint, o.issuer, o.serial "  # noqa: S608  # constants only
     f"FROM acme_account a LEFT JOIN acme_order o ON {_OWNED.format('o')} AND o.serial = $3 AND o.serial <> '' "
-    "AND o.status = 'valid' WHERE a.id = $1 AND a.endpoint = $2"
+    "AND o.status = 'valid' WHERE a.id = $1 AND a.endpoint || '' = $2"
 )
 # Does the account hold a valid authorization for this name (RFC 8555 §7.6)?
 CONTROLS_SQL = (
