@@ -52,7 +52,7 @@ def parse_names(
     bad: list[WireSubProblem] = []
     for each, above in zip(wire, ancestors, strict=True):
         try:
-            identifier = _offered(each, endpoint)
+            identifier = offered(each, endpoint)
             if owns(identifier):
                 name = Name(each, identifier, (), owned=True)
             else:
@@ -124,7 +124,8 @@ def parse_identifier(wire: WireIdentifier) -> Identifier:
             raise Rejection(Reason.UNSUPPORTED_IDENTIFIER, detail)
 
 
-def _offered(wire: WireIdentifier, endpoint: AcmeEndpoint) -> Identifier:
+def offered(wire: WireIdentifier, endpoint: AcmeEndpoint) -> Identifier:
+    """Parsed, and of a type that the endpoint issues for. Raises Rejection."""
     identifier = parse_identifier(wire)
     if wire.type not in endpoint.identifiers:
         detail = f"identifiers of type {wire.type} are not issued at this endpoint; use {' or '.join(endpoint.identifiers)}"
@@ -142,7 +143,7 @@ def _ancestor(identifier: Identifier, text: str, is_public_suffix: PublicSuffix)
     return ancestor
 
 
-def challenges_for(identifier: Identifier, offered: Sequence[str], *, ancestor: DnsName | None = None) -> tuple[str, ...]:
+def challenges_for(identifier: Identifier, kinds: Sequence[str], *, ancestor: DnsName | None = None) -> tuple[str, ...]:
     """A wildcard and an ancestor are proved in the DNS only (RFC 8555 §7.4.1, CA/B), an address never there (RFC 8738 §7), and
     an onion, which no DNS has, by its own key or by connecting to it (RFC 9799 §3). Raises Rejection where nothing fits.
     """
@@ -155,14 +156,14 @@ def challenges_for(identifier: Identifier, offered: Sequence[str], *, ancestor: 
             if ancestor is not None:
                 needs = "an ancestor domain needs the challenge dns-01"
         case DnsName():
-            fit, needs = set(offered) - {ONION}, f"a name outside .onion is not proved by {ONION}"
+            fit, needs = set(kinds) - {ONION}, f"a name outside .onion is not proved by {ONION}"
         case IpAddress():
             fit, needs = {"http-01", "tls-alpn-01"}, "an IP address needs the challenge http-01 or tls-alpn-01"
         case _:
             assert_never(identifier)
-    found = tuple(kind for kind in offered if kind in fit)
+    found = tuple(kind for kind in kinds if kind in fit)
     if not found:
-        detail = f"{wire_identifier(identifier).value}: {needs}, and this endpoint offers only {', '.join(offered)}"
+        detail = f"{wire_identifier(identifier).value}: {needs}, and this endpoint offers only {', '.join(kinds)}"
         raise Rejection(Reason.REJECTED_IDENTIFIER, detail)
     return found
 

@@ -7,7 +7,7 @@ there is no handler that a request reaches unsigned.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -95,6 +95,12 @@ async def new_order(call: Call) -> Answer:
     return _order_answer(call, await call.served.orders.create(call.acting, wanted), status=201)
 
 
+async def new_authz(call: Call) -> Answer:
+    found, created = await call.served.pre_authorizations.create(call.acting, messages.parse_new_authz(call.payload))
+    answer = _authorization_answer(call, found)
+    return replace(answer, status=201 if created else 200, location=call.served.urls.authorization(found.id))
+
+
 async def order(call: Call) -> Answer:
     messages.parse_read(call.payload)
     return _order_answer(call, await call.served.orders.read(call.acting, call.params["id"]))
@@ -109,10 +115,7 @@ async def authorization(call: Call) -> Answer:
     deactivate = messages.parse_authorization_update(call.payload)
     authorizations, authorization_id = call.served.authorizations, call.params["id"]
     found = await (authorizations.deactivate if deactivate else authorizations.read)(call.acting, authorization_id)
-    now, in_flight = call.server.clock.micros(), call.server.validations.in_flight(found.id)
-    issuers = call.served.endpoint.caa_identities
-    body = authorization_view(found, urls=call.served.urls, issuer_domains=issuers, now=now, in_flight=in_flight)
-    return Answer(body=orjson.dumps(body), retry_after=CHALLENGE_RETRY if in_flight else None)
+    return _authorization_answer(call, found)
 
 
 async def challenge(call: Call) -> Answer:
@@ -153,6 +156,7 @@ class Resource:
 RESOURCES = (
     Resource("new-account", SignedBy.KEY, new_account),
     Resource("new-order", SignedBy.ACCOUNT, new_order),
+    Resource("new-authz", SignedBy.ACCOUNT, new_authz),
     Resource("revoke-cert", SignedBy.EITHER, revoke_cert),
     Resource("key-change", SignedBy.ACCOUNT, key_change),
     Resource(f"account/{{id:{ID}}}", SignedBy.ACCOUNT, account),
@@ -176,6 +180,13 @@ def _order_answer(call: Call, found: Order, *, status: int = 200) -> Answer:
     body = order_view(found, urls=urls, now=now, show_profile=len(call.served.endpoint.profiles) > 1)
     retry_after = ORDER_RETRY if body["status"] == OrderStatus.PROCESSING.value else None
     return Answer(status, orjson.dumps(body), location=urls.order(found.id), retry_after=retry_after)
+
+
+def _authorization_answer(call: Call, found: Authorization) -> Answer:
+    now, in_flight = call.server.clock.micros(), call.server.validations.in_flight(found.id)
+    issuers = call.served.endpoint.caa_identities
+    body = authorization_view(found, urls=call.served.urls, issuer_domains=issuers, now=now, in_flight=in_flight)
+    return Answer(body=orjson.dumps(body), retry_after=CHALLENGE_RETRY if in_flight else None)
 
 
 def _challenge_answer(call: Call, found: Authorization) -> Answer:

@@ -65,6 +65,14 @@ class Selection:
                 made[key] = found or self._new(name, offer, acting, expires_at)
         return Selected(tuple(made.values()), frozenset(reused))
 
+    async def select_one(
+        self, name: Name, profile: Profile, acting: Acting, *, now: Micros, expires_at: Micros
+    ) -> tuple[Authorization, bool]:
+        """For newAuthz: one authorization by whatever fits, and whether it was there before."""
+        known = () if name.owned else await self._known([name], acting, now)
+        found = next((each for each in known if _serves(each, name, name.challenges, profile, now)), None)
+        return found or self._new(name, name.challenges, acting, expires_at), found is not None
+
     async def _known(self, names: Iterable[Name], acting: Acting, now: Micros) -> Sequence[Authorization]:
         """The account's valid authorizations for these names, the newest proof first."""
         if not self._endpoint.authorization_reuse:

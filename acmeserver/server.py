@@ -23,11 +23,12 @@ from acmeserver.limits import Limits
 from acmeserver.nonces import Nonces
 from acmeserver.orders import Orders
 from acmeserver.ports import ChallengeMethod, EnqueueValidation, ErrorLog, IssuanceDoor, OrderPolicy
+from acmeserver.preauthorization import PreAuthorizations
 from acmeserver.renewal import Renewals
 from acmeserver.revocation import Revocation
 from acmeserver.selection import Selection
 from acmeserver.urls import Urls
-from acmeserver.validations import Retries, Sleep, Validations
+from acmeserver.validations import ONCE, Retries, Sleep, Validations
 from pki.clock import Clock
 from pki.sealing import Sealer
 from pki.strict import base64url
@@ -49,6 +50,7 @@ class Served:
     key_changes: KeyChanges
     orders: Orders
     authorizations: Authorizations
+    pre_authorizations: PreAuthorizations
     certificates: Certificates
     revocation: Revocation
     renewals: Renewals
@@ -76,7 +78,7 @@ class AcmeServer:
         log: ErrorLog,
         sealer: Sealer | None = None,
         hold: timedelta = HOLD,
-        retries: Retries = Retries(),
+        retries: Retries = ONCE,
         claims: Claims | None = None,  # where other workers serve the same accounts
         sleep: Sleep = asyncio.sleep,  # between the tries of one challenge
         random: Callable[[int], bytes] = secrets.token_bytes,
@@ -143,6 +145,15 @@ class AcmeServer:
                 key_changes=KeyChanges(endpoint=endpoint, urls=urls, database=database),
                 orders=orders,
                 authorizations=Authorizations(endpoint=endpoint, database=database, clock=clock, validations=self.validations),
+                pre_authorizations=PreAuthorizations(
+                    endpoint=endpoint,
+                    database=database,
+                    clock=clock,
+                    profiles=profiles,
+                    policy=policy,
+                    selection=selection,
+                    is_public_suffix=is_public_suffix,
+                ),
                 revocation=Revocation(endpoint=endpoint, database=database, clock=clock, issuance=issuance),
                 certificates=Certificates(endpoint=endpoint, urls=urls, database=database, issuance=issuance),
                 renewals=renewals,

@@ -54,6 +54,7 @@ class Retries:
         return self.delay * (1 << (attempt - 2)) if attempt > 1 else timedelta(0)
 
 
+ONCE = Retries()
 Sleep = Callable[[float], Awaitable[None]]
 MOST_OF_ONE = 64  # of them one account's, so that nobody's slow targets keep the others waiting
 
@@ -90,7 +91,7 @@ class Validations:
         issuer_domains: Mapping[str, tuple[str, ...]],
         limits: Mapping[str, Limits],
         log: ErrorLog,
-        retries: Retries = Retries(),
+        retries: Retries = ONCE,
         claims: Claims | None = None,  # of a server of several workers
         sleep: Sleep = asyncio.sleep,
     ) -> None:

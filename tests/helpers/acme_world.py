@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -14,12 +15,14 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from acmeserver.endpoint import AcmeEndpoint, RenewalInfo
 from acmeserver.http import routes
+from acmeserver.ports import ChallengeMethod
 from acmeserver.server import AcmeServer
 from acmeserver.settlement import ORIGIN, OrderSettler
 from issuance.request import IssuanceRequest, Issued, Outcome, Rejected
 from pki.clock import Clock, Micros
 from pki.identifiers import Identifier
 from pki.reasons import Rejection
+from pki.sealing import Sealer
 from policy.principal import Principal
 from policy.profiles import CommonName, KeyUsageBit, LintMode, Profile, Profiles
 from storage.database import Conflict, Database, Step
@@ -56,6 +59,8 @@ def profile(name: str) -> Profile:
 
 
 PROFILES = Profiles([profile("tls-server"), profile("short-lived")])
+
+SEALER = Sealer([bytes(range(32))])
 
 ENDPOINTS = (
     AcmeEndpoint(name="default", profiles=("tls-server",), identifiers=("dns", "ip"), roles=frozenset({"acme"})),
@@ -193,6 +198,9 @@ def make_server(
     hold: timedelta = timedelta(seconds=60),
     base_url: str = BASE,
     endpoints: Sequence[AcmeEndpoint] = ENDPOINTS,
+    real_methods: Mapping[str, ChallengeMethod] = MappingProxyType({}),
+    profiles: Profiles = PROFILES,
+    **more: Any,
 ) -> AcmeServer:
     return AcmeServer(
         base_url=base_url,
@@ -200,12 +208,14 @@ def make_server(
         database=database,
         clock=clock,
         issuance=issuance,
-        profiles=PROFILES,
+        profiles=profiles,
         policy=policy,
-        methods={method.name: method for method in methods},
+        methods={**{method.name: method for method in methods}, **real_methods},
         enqueue_validation=enqueue,
+        sealer=SEALER,
         log=log,
         hold=hold,
+        **more,
     )
 
 
@@ -216,15 +226,29 @@ async def acme_world(
     *,
     hold: timedelta = timedelta(seconds=60),
     endpoints: Sequence[AcmeEndpoint] = ENDPOINTS,
+    real_methods: Mapping[str, ChallengeMethod] = MappingProxyType({}),
+    **more: Any,
 ) -> AsyncIterator[AcmeWorld]:
-    """Validations answer at once until a test clears a method's gate; `hold` is how long a POST waits for one."""
+    """Validations answer at once until a test clears a method's gate; `hold` is how long a POST waits for one.
+
+    `real_methods` take the place of the scripted ones; `more` is for the server (profiles, retries, claims).
+    """
     issuance = SettlingIssuance(database=database, clock=clock)
     http01, dns01 = ScriptedMethod("http-01", clock), ScriptedMethod("dns-01", clock)
     policy, log = ScriptedPolicy(), RememberedErrors()
     for method in (http01, dns01):
         method.gate.set()
     server = make_server(
-        database, clock, issuance=issuance, policy=policy, methods=(http01, dns01), log=log, hold=hold, endpoints=endpoints
+        database,
+        clock,
+        issuance=issuance,
+        policy=policy,
+        methods=(http01, dns01),
+        log=log,
+        hold=hold,
+        endpoints=endpoints,
+        real_methods=real_methods,
+        **more,
     )
     app = web.Application()
     app.add_routes(routes(server))
