@@ -81,11 +81,11 @@ class Issuing:
     serials: list[int] = field(default_factory=list)  # forced ones, used up first
     caa: CaaChecker | None = None
     ownership: Ownership | None = None
+    settlers: Mapping[str, Settler] = field(default_factory=lambda: {"job": JobSettler()})
 
     def __post_init__(self) -> None:
         self.signer = LocalSigner(self.ca)
         self.observer = Counted()
-        self.settlers: Mapping[str, Settler] = {"job": JobSettler()}
         self.rules = Rules(self.policies, Profiles(self.profiles), {"issuing": self.ca.issuer})
         self.new_id = counter()
         self.pipeline = Pipeline(
