@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pki.strict import base64url
 from tests.helpers.acme_client import make_jws, to_json
+from tests.helpers.bad_keys import guessable_key, printed_ec_key, small_factor_key
 from tests.helpers.front_doors import Door, Reply
 from tests.helpers.wanted import (
     Wanted,
@@ -86,5 +87,8 @@ KEYS: dict[str, Row] = {
     "a curve that is not NIST's": asking(Wanted(key=partial(ec_key, "koblitz", ec.SECP256K1())), "secp256k1|curve|use RSA"),
     "close primes": asking(Wanted(key=close_primes_key), "close together"),
     "a ROCA key": asking(Wanted(key=roca_key), "ROCA"),
+    "RSA with a small factor": asking(Wanted(key=small_factor_key), "small factor"),
+    "an EC key that anybody guesses": asking(Wanted(key=partial(guessable_key, ec.SECP384R1())), "guesses|use RSA"),
+    "a key that is printed in an RFC": asking(Wanted(key=printed_ec_key), "printed in RFC 6979|use RSA"),
     "a key that was revoked as compromised": everywhere(compromised, "known to be compromised"),
 }
