@@ -166,7 +166,7 @@ async def test_what_the_servers_say_goes_into_no_detail(scene: Scene) -> None:
 async def test_a_slow_one_is_not_waited_for_when_enough_agree(scene: Scene, pki: Pki) -> None:
     forever = asyncio.Event()
 
-    async def stuck(_: Challenge) -> Outcome:
+    async def stuck(challenge: Challenge) -> Outcome:
         await forever.wait()
         raise AssertionError
 
@@ -187,7 +187,7 @@ async def test_a_slow_one_is_not_waited_for_when_enough_agree(scene: Scene, pki:
 async def test_a_primary_that_fails_waits_for_nobody(scene: Scene, pki: Pki) -> None:
     forever = asyncio.Event()
 
-    async def stuck(_: Challenge) -> Outcome:
+    async def stuck(challenge: Challenge) -> Outcome:
         await forever.wait()
         raise AssertionError
 
@@ -281,11 +281,11 @@ async def test_a_question_that_is_none_is_refused_with_the_reason(scene: Scene, 
 async def test_more_questions_than_there_are_places_are_sent_away(pki: Pki) -> None:
     started, forever = asyncio.Event(), asyncio.Event()
 
-    async def stuck(asked: Challenge) -> Outcome:
+    async def stuck(challenge: Challenge) -> Outcome:
         started.set()
         await forever.wait()
         return Proved(
-            AttemptEvidence("http-01", str(asked.identifier), started=agent.clock.micros(), finished=agent.clock.micros())
+            AttemptEvidence("http-01", str(challenge.identifier), started=agent.clock.micros(), finished=agent.clock.micros())
         )
 
     async with (
