@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, assert_never, cast
 
@@ -100,7 +100,9 @@ class DnsServer:
             self._tcp = await asyncio.start_server(self._serve_tcp, HOST, 0)
             port = self._tcp.sockets[0].getsockname()[1]
             try:
-                self._udp, _ = await loop.create_datagram_endpoint(lambda: _Udp(self), local_addr=(HOST, port))
+                self._udp, _ = await loop.create_datagram_endpoint(
+                    lambda: UdpAnswers(lambda wire: self.replies(wire, tcp=False)), local_addr=(HOST, port)
+                )
             except OSError:
                 self._tcp.close()
                 continue
@@ -229,9 +231,11 @@ class DnsServer:
             writer.close()
 
 
-class _Udp(asyncio.DatagramProtocol):
-    def __init__(self, server: DnsServer) -> None:
-        self._server = server
+class UdpAnswers(asyncio.DatagramProtocol):
+    """Sends back what `replies` makes of a query, which may be nothing or several."""
+
+    def __init__(self, replies: Callable[[bytes], Sequence[bytes]]) -> None:
+        self._replies = replies
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -239,7 +243,7 @@ class _Udp(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         assert self._transport is not None
-        for reply in self._server.replies(data, tcp=False):
+        for reply in self._replies(data):
             self._transport.sendto(reply, addr)
 
 
