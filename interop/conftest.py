@@ -12,7 +12,7 @@ import pytest
 
 from interop.support import Site, short_directory
 from tests.helpers.dns import DnsServer
-from tests.helpers.server import Server
+from tests.helpers.server import Server, free_ports
 
 
 @contextmanager
@@ -34,11 +34,52 @@ def dns_server() -> Iterator[DnsServer]:
         loop.close()
 
 
+# Beside `default`, which is as `init` wrote it. Each offers one thing, so that a client has no other way.
+ENDPOINTS = """\
+    dns: {profiles: [tls-server], challenges: [dns-01]}
+    alpn: {profiles: [tls-server], challenges: [tls-alpn-01]}
+    addresses: {profiles: [tls-server], challenges: [http-01, tls-alpn-01], identifiers: [dns, ip]}
+    bound: {profiles: [tls-server], external_account: required}
+    renewals: {profiles: [brief], renewal_info: {window_start: 0%, window_end: 1%}}
+    patient: {profiles: [brief]}
+"""
+# One percent of its life is over before it begins: certificates are backdated by five minutes.
+BRIEF = """\
+  brief: {issuer: issuing, validity: 2h, key_usage: [digital_signature], extended_key_usage: [serverAuth], common_name: none}
+"""
+
+
+def with_extensions(text: str, tlsalpn01_port: int) -> str:
+    for old, new in (
+        ("\n  est:\n", f"\n{ENDPOINTS}  est:\n"),
+        ("\nprofiles:", "\nPROFILES:"),
+        ("allowed_profiles: [tls-server, short-lived]\n", "allowed_profiles: [tls-server, short-lived, brief]\n"),
+        ("\n  http01_port:", f"\n  tlsalpn01_port: {tlsalpn01_port}\n  http01_port:"),
+    ):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    head, _, rest = text.partition("\nPROFILES:")
+    comment, _, rest = rest.partition("\n")
+    return f"{head}\nprofiles:{comment}\n{BRIEF}{rest}"
+
+
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
-    """A server with the defaults of `init`, but for its ports and the DNS server that it asks."""
-    with dns_server() as dns, Server(resolver=dns.address) as server:
-        yield Site(root=server.ca_file, bootstrap=server.environment, http01_port=server.http01_port, zone=dns.__setitem__)
+    """A server with the defaults of `init`, but for its ports, the DNS server that it asks, and more endpoints."""
+    (tlsalpn01_port,) = free_ports(1)
+    with (
+        dns_server() as dns,
+        Server(resolver=dns.address, edit=lambda text: with_extensions(text, tlsalpn01_port)) as server,
+    ):
+        yield Site(
+            root=server.ca_file,
+            bootstrap=server.environment,
+            http01_port=server.http01_port,
+            zone=dns.__setitem__,
+            txt=dns.txt,
+            tlsalpn01_port=tlsalpn01_port,
+            config=server.config_file,
+        )
 
 
 @pytest.fixture

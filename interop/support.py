@@ -33,17 +33,28 @@ def needs(*programs: str, package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"client not installed: {', '.join(missing)} (package {package})")
 
 
+def no_dns(*_: object) -> None:
+    """The server asks the machine's own resolver; nobody tells it anything."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """A running server as its first user sees it: what `init` wrote, and nothing else."""
+    """A running server as its first user sees it: what `init` wrote, and nothing else; `directory` knows what was added."""
 
     root: Path  # ca/root.pem
     bootstrap: Mapping[str, str]  # bootstrap.env
     http01_port: int
     zone: Callable[[str, Sequence[str]], None]  # tells the DNS server that our server asks: name -> addresses
+    txt: Callable[..., None] = no_dns  # the same, name -> text records
+    tlsalpn01_port: int = 443
+    config: Path = Path("certwright.yaml")
 
     def __getitem__(self, name: str) -> str:
         return self.bootstrap[f"CERTWRIGHT_{name}"]
+
+    def directory(self, endpoint: str) -> str:
+        """The directory URL of one of the endpoints that conftest.py adds."""
+        return f"{self['BASE_URL']}/acme/{endpoint}/directory"
 
     def name(self, label: str) -> str:
         """A name that leads to this machine, for the server that validates it."""
@@ -212,12 +223,12 @@ def fetch(url: str, to: Path, *, home: Path) -> None:
     run(["curl", "-sS", "--fail", "-o", to, url], home=home)
 
 
-def verify(held: Held, *, purpose: str = "sslserver", names: Sequence[str] = ()) -> None:
+def verify(held: Held, *, purpose: str = "sslserver", names: Sequence[str] = (), addresses: Sequence[str] = ()) -> None:
     """RFC 5280 path validation as strictly as OpenSSL can, with every name, and with the CRL at the certificate's own URL."""
     leaf, home = held.leaf, held.home
     # The trust anchor alone in CAfile, without the machine's own store; everything else is untrusted.
     trust: list[str | Path] = ["-no-CApath", "-no-CAstore", "-CAfile", held.root, "-untrusted", held.issuer, "-x509_strict"]
-    names_asked: list[list[str]] = [["-verify_hostname", name] for name in names] or [[]]
+    names_asked = [["-verify_hostname", name] for name in names] + [["-verify_ip", address] for address in addresses] or [[]]
     for name in names_asked:
         said = openssl("verify", *trust, "-purpose", purpose, *name, leaf, home=home)
         assert f"{leaf}: OK" in said

@@ -42,7 +42,17 @@ def serve_and_fetch(site: Site, home: Path, *, name: str, directory: str, https:
         )
     )
     page = home / "page"
-    visit = ["curl", "-sS", "--fail", "--cacert", site.root, "--resolve", f"{name}:{https}:127.0.0.1", "-o", page]
+    visit: list[str | Path] = [
+        "curl",
+        "-sS",
+        "--fail",
+        "--cacert",
+        site.root,
+        "--resolve",
+        f"{name}:{https}:127.0.0.1",
+        "-o",
+        page,
+    ]
     with running(["caddy", "run", "--config", config, "--adapter", "caddyfile"], home=home) as caddy:
 
         def certificates() -> list[Path]:
@@ -64,4 +74,15 @@ def test_caddy_serves_with_a_certificate_that_it_got_by_http_01(site: Site, home
         directory=site["ACME_DIRECTORY"],
         https=free_ports(1)[0],
         shut="disable_tlsalpn_challenge",
+    )
+
+
+def test_caddy_serves_with_a_certificate_that_it_got_by_tls_alpn_01_at_the_port_that_it_serves(site: Site, home: Path) -> None:
+    serve_and_fetch(
+        site,
+        home,
+        name=site.name("alpn.caddy"),
+        directory=site.directory("alpn"),
+        https=site.tlsalpn01_port,
+        shut="disable_http_challenge",
     )

@@ -76,7 +76,17 @@ def serve_and_fetch(site: Site, home: Path, *, names: list[str], directory: str,
             second=names[1],
         )
     )
-    visit = ["curl", "-sS", "--fail", "--cacert", site.root, "--resolve", f"{names[1]}:{https}:127.0.0.1", "-o", home / "page"]
+    visit: list[str | Path] = [
+        "curl",
+        "-sS",
+        "--fail",
+        "--cacert",
+        site.root,
+        "--resolve",
+        f"{names[1]}:{https}:127.0.0.1",
+        "-o",
+        home / "page",
+    ]
     staged, leaf = (home / "md" / where / names[0] / "pubcert.pem" for where in ("staging", "domains"))
     with running(["apache2", "-D", "FOREGROUND", "-f", config], home=home) as apache:
         try:
@@ -100,4 +110,15 @@ def test_apache_serves_two_names_with_a_certificate_that_it_got_by_http_01(site:
         directory=site["ACME_DIRECTORY"],
         https=free_ports(1)[0],
         challenge="http-01",
+    )
+
+
+def test_apache_serves_two_names_with_a_certificate_that_it_got_by_tls_alpn_01(site: Site, home: Path) -> None:
+    serve_and_fetch(
+        site,
+        home,
+        names=[site.name("alpn.mod-md"), site.name("www.alpn.mod-md")],
+        directory=site.directory("alpn"),
+        https=site.tlsalpn01_port,
+        challenge="tls-alpn-01",
     )

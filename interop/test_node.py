@@ -81,5 +81,5 @@ def test_after_a_rollover_the_new_key_is_the_account_and_the_old_one_is_nobody(s
         node.run("issue")
     assert (home / "account.url").read_text() == url
     verify(hold(site, leaf, home=home, chain=leaf), names=names)
-    assert "no longer, the account's" in node.refused("useOldKey")
+    assert "signature" in node.refused("useOldKey")
     node.run("revoke")  # a certificate of the account, by its new key

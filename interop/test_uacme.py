@@ -5,12 +5,13 @@ So it runs in a mount namespace of its own, where that file is another one; noth
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from interop.support import Site, hold, needs, refused, run, verify, verify_revoked
+from interop.support import Site, hold, needs, openssl, refused, run, verify, verify_revoked
 from interop.webroot import webroot
 
 TRUSTED = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -46,8 +47,9 @@ esac
 class Uacme:
     """One user's uacme."""
 
-    def __init__(self, site: Site, home: Path, challenges: Path) -> None:
+    def __init__(self, site: Site, home: Path, challenges: Path, *, directory: str = "") -> None:
         self.site = site
+        self.directory = directory or site["ACME_DIRECTORY"]
         self.home = home
         self.challenges = challenges
         self.hook = home / "hook.sh"
@@ -58,7 +60,7 @@ class Uacme:
         trusting = f'mount --bind "{self.site.root}" {TRUSTED} && exec "$@"'
         return [
             *(*NAMESPACE, "sh", "-c", trusting, "sh"),
-            *("uacme", "-v", "-y", "-a", self.site["ACME_DIRECTORY"], "-c", self.home / "uacme", "-h", self.hook, *arguments),
+            *("uacme", "-v", "-y", "-a", self.directory, "-c", self.home / "uacme", "-h", self.hook, *arguments),
         ]
 
     def run(self, *arguments: str | Path) -> str:
@@ -95,3 +97,39 @@ def test_uacme_updates_and_deactivates_its_account_and_gets_nothing_after_that(s
     uacme.run("update", "other@example.com")
     uacme.run("deactivate")
     assert "urn:ietf:params:acme:error:unauthorized" in uacme.refused("issue", site.name("late.uacme"))
+
+
+def test_uacme_changes_its_key_and_goes_on_with_the_same_account(site: Site, home: Path) -> None:
+    name = site.name("newkey.uacme")
+    leaf = home / "uacme" / name / "cert.pem"
+    private = home / "uacme" / "private"
+    with webroot(home / "www", site.http01_port) as challenges:
+        uacme = Uacme(site, home, challenges)
+        account = account_url(uacme.run("new"))
+        before = (private / "key.pem").read_bytes()
+        uacme.run("newkey")
+        assert (private / "key.pem").read_bytes() != before
+        assert account_url(uacme.run("issue", name)) == account
+    verify(hold(site, leaf, home=home, chain=leaf), names=[name])
+
+
+def account_url(said: str) -> str:
+    found = re.search(r"account location: (\S+)|account created at (\S+)", said)
+    assert found is not None, said
+    return found[1] or found[2]
+
+
+def test_uacme_gets_a_certificate_for_an_address_by_a_request_that_does_not_call_it_a_name(site: Site, home: Path) -> None:
+    """Its own request has the address as common name, too, and is refused with what to do instead."""
+    csr, config = home / "address.csr", home / "csr.cnf"
+    config.write_text("[req]\ndistinguished_name=dn\n[dn]\n")
+    request = ("-new", "-newkey", "rsa:2048", "-nodes", "-keyout", home / "address.key", "-subj", "/")
+    openssl("req", "-config", config, *request, "-addext", "subjectAltName=IP:127.0.0.1", "-out", csr, home=home)
+    leaf = home / "address-cert.pem"
+    with webroot(home / "www", site.http01_port) as challenges:
+        uacme = Uacme(site, home, challenges, directory=site.directory("addresses"))
+        uacme.run("new")
+        said = uacme.refused("issue", "127.0.0.1")
+        assert "put it into the subjectAltName and leave out the CN" in said
+        uacme.run("issue", csr)
+    verify(hold(site, leaf, home=home, chain=leaf), addresses=["127.0.0.1"])

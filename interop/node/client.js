@@ -36,7 +36,7 @@ const steps = {
     },
 
     async rollover(client) {
-        const key = await acme.crypto.createPrivateRsaKey();
+        const key = await acme.crypto.createPrivateEcdsaKey();
         await client.updateAccountKey(key);
         fs.renameSync(at('account.key'), at('old.key'));
         fs.writeFileSync(at('account.key'), key);
