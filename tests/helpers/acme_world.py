@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from acmeserver.endpoint import AcmeEndpoint, RenewalInfo
 from acmeserver.http import routes
-from acmeserver.ports import ChallengeMethod
+from acmeserver.ports import ChallengeMethod, IssuanceDoor, OrderPolicy
 from acmeserver.server import AcmeServer
 from acmeserver.settlement import ORIGIN, OrderSettler
 from issuance.request import IssuanceRequest, Issued, Outcome, Rejected
@@ -191,8 +191,8 @@ def make_server(
     database: Database,
     clock: Clock,
     *,
-    issuance: SettlingIssuance,
-    policy: ScriptedPolicy,
+    issuance: IssuanceDoor,
+    policy: OrderPolicy,
     methods: Sequence[ScriptedMethod],
     log: RememberedErrors,
     hold: timedelta = timedelta(seconds=60),

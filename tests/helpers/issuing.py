@@ -8,6 +8,7 @@ from typing import Any
 
 from cryptography import x509
 
+from acmeserver.settlement import ORIGIN, OrderSettler
 from issuance.caa import CaaChecker
 from issuance.pipeline import Ownership, Pipeline, Rules
 from issuance.request import ApiKey, Channel, IssuanceRequest, Issued, IssuedCertificate, Origin, Settler
@@ -81,7 +82,7 @@ class Issuing:
     serials: list[int] = field(default_factory=list)  # forced ones, used up first
     caa: CaaChecker | None = None
     ownership: Ownership | None = None
-    settlers: Mapping[str, Settler] = field(default_factory=lambda: {"job": JobSettler()})
+    settlers: Mapping[str, Settler] = field(default_factory=lambda: {"job": JobSettler(), ORIGIN: OrderSettler()})
 
     def __post_init__(self) -> None:
         self.signer = LocalSigner(self.ca)

@@ -9,11 +9,8 @@ from typing import Any
 import pytest
 
 from acmeserver.endpoint import AcmeEndpoint
-from acmeserver.external_keys import ExternalKeys
-from acmeserver.ownership import ExternalOwnership
-from issuance.request import ChallengeEvidence, PolicyOwnership
+from issuance.request import ChallengeEvidence
 from pki.identifiers import parse_dns
-from policy.principal import Principal, PrincipalKind
 from policy.profiles import Profiles
 from storage.database import Database
 from tests.helpers.acme_client import AcmeClient, Reply
