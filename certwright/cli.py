@@ -46,6 +46,7 @@ eab = _group("eab", "External account binding: keys that bind ACME accounts to s
 cert = _group("cert", "Certificates: list, show, revoke.")
 renewal = _group("renewal", "Renewals: have clients renew a set of certificates early (ACME Renewal Information).")
 profile = _group("profile", "Profiles: what certificates look like.")
+keys = _group("keys", "Keys that are refused: lists of compromised ones.")
 ca = _group("ca", "The CA: its issuers, its own server certificate.")
 
 
@@ -449,6 +450,18 @@ def profile_list(config: ConfigOption = None, output: OutputOption = Output.TABL
     from certwright import admin
 
     _finish(lambda: admin.profile_list(config, output))
+
+
+@keys.command("block", epilog="Example: certwright keys block compromised.txt")
+def keys_block(
+    file: Annotated[Path, typer.Argument(help="SHA-256 of an SPKI (hex) on each line, or PEM public keys and certificates.")],
+    config: ConfigOption = None,
+    reason: Annotated[str, typer.Option("--reason", help="Where they come from; kept with each.")] = "listed",
+) -> None:
+    """Refuse these keys from now on, for certificates and accounts. Names the valid certificates that have one."""
+    from certwright import keys_cli
+
+    _finish(lambda: keys_cli.block(config, file, reason))
 
 
 @ca.command("list", epilog="Example: certwright ca list")

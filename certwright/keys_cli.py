@@ -1,0 +1,52 @@
+"""`certwright keys …`: lists of keys that nobody may use again."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+import sys
+from pathlib import Path
+
+from certwright.commands import find_config, say
+from certwright.config import Config, load
+from certwright.errors import Refused
+from certwright.failures import DONE
+from issuance.blocklist import Affected, affected, parse_list
+from issuance.blocklist import block as block_keys
+from pki.clock import SystemClock
+from storage.open import open_database
+
+
+def block(config: Path | None, file: Path, reason: str) -> int:
+    found = load(find_config(config))
+    try:
+        hashes = parse_list(file.read_bytes())
+    except OSError as error:
+        raise Refused(f"{file}: {error.strerror}") from error
+    if not hashes:
+        raise Refused(f"{file} holds no keys; bring SHA-256 hashes of public keys, a line each, or PEM")
+    added, hit = asyncio.run(_block(found, hashes, reason))
+    say(f"{len(hashes)} keys read, {added} of them new; they are refused from now on, on every node")
+    if hit:
+        sys.stderr.write(f"certwright: note: {len(hit)} valid certificates have a key that is blocked; revoke each:\n")
+        for one in hit:
+            sys.stderr.write(f"  certwright cert revoke {one.serial} --reason key-compromise\n")
+    return DONE
+
+
+async def _block(config: Config, hashes: tuple[str, ...], reason: str) -> tuple[int, list[Affected]]:
+    database = await open_database(config.database, migrate=False)
+    try:
+        now = SystemClock().micros()
+        added = await block_keys(
+            database,
+            hashes,
+            reason=reason,
+            principal="operator:command-line",
+            now=now,
+            new_id=functools.partial(secrets.token_urlsafe, 16),
+        )
+        return added, await affected(database, now)
+    finally:
+        await database.close()

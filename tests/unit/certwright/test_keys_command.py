@@ -1,0 +1,46 @@
+"""`certwright keys block`: what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from certwright import keys_cli
+from certwright.errors import Refused
+from pki.reasons import Rejection
+
+
+@pytest.fixture
+def ca(made: Path, tmp_path: Path) -> Path:
+    """Of one's own: `made` is everybody's."""
+    return shutil.copytree(made, tmp_path / "certwright")
+
+
+def test_a_list_is_taken_and_said_to_be(ca: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text("".join(hashlib.sha256(bytes([number])).hexdigest() + "\n" for number in range(3)))
+    assert keys_cli.block(ca / "certwright.yaml", file, "found") == 0
+    assert capsys.readouterr().out == "3 keys read, 3 of them new; they are refused from now on, on every node\n"
+    assert keys_cli.block(ca / "certwright.yaml", file, "found") == 0
+    assert capsys.readouterr().out.startswith("3 keys read, 0 of them new")
+
+
+def test_no_list_and_a_damaged_one_block_nothing(ca: Path, tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    with pytest.raises(Refused, match="No such file"):
+        keys_cli.block(ca / "certwright.yaml", file, "found")
+    file.write_text("# nothing\n")
+    with pytest.raises(Refused, match="holds no keys"):
+        keys_cli.block(ca / "certwright.yaml", file, "found")
+    file.write_text(hashlib.sha256(b"").hexdigest() + "\nnonsense\n")
+    with pytest.raises(Rejection, match="line 2"):
+        keys_cli.block(ca / "certwright.yaml", file, "found")
+
+
+def test_the_key_of_a_certificate_is_blocked_and_nobody_else_is_named(ca: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert keys_cli.block(ca / "certwright.yaml", ca / "ca" / "root.pem", "found") == 0
+    said = capsys.readouterr()
+    assert (said.out[:17], said.err) == ("1 keys read, 1 of", "")
