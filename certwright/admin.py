@@ -224,6 +224,7 @@ def _with_issuance(config: Config, use: Callable[[Issuance], Awaitable[T]]) -> T
                 settlers={},
                 observer=_NobodyCounts(),
                 gate=LintGate(),
+                caa=None,  # nor issues
             )
         ),
     )

@@ -23,6 +23,8 @@ from acmeserver.ownership import ExternalOwnership
 from acmeserver.retention import Retention
 from acmeserver.server import AcmeServer
 from acmeserver.settlement import ORIGIN, OrderSettler
+from acmeserver.star import ORIGIN as STAR_ORIGIN
+from acmeserver.star_settlement import StarSettler
 from acmeserver.validations import Retries
 from certwright import config as configuration
 from certwright import status
@@ -37,6 +39,7 @@ from certwright.pages import MetricsPage
 from est.endpoint import Authentication, EstEndpoint
 from est.http import EstServer
 from est.http import routes as est_routes
+from issuance.caa import CaaChecker
 from issuance.credentials import Credentials
 from issuance.pipeline import Pipeline, Rules
 from issuance.request import Settler
@@ -60,6 +63,7 @@ from storage.open import open_database
 
 SWEEP_EVERY = timedelta(seconds=15)
 CLEAN_EVERY = timedelta(minutes=5)
+RENEW_EVERY = timedelta(seconds=30)
 RETAIN_EVERY = timedelta(hours=1)
 RETAIN_ON = timedelta(seconds=1)  # between two turns of one pass
 
@@ -91,7 +95,8 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
 
     issuers = issuers_of(config)
     linter = functools.cache(pkilint_linter)
-    settlers: Mapping[str, Settler] = {ORIGIN: OrderSettler()}
+    settlers: Mapping[str, Settler] = {ORIGIN: OrderSettler(), STAR_ORIGIN: StarSettler()}
+    perspectives = perspectives_of(config, closing)
     issuance = make_issuance(
         config,
         issuers=issuers,
@@ -101,6 +106,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         settlers=settlers,
         observer=Outcomes(metrics),
         gate=LintGate(linter=linter),
+        caa=caa_checker(config, clock, perspectives),
     )
     credentials = Credentials(database=database, clock=clock)
     publisher = CrlPublisher(
@@ -122,7 +128,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         issuance=issuance,
         profiles=config.profiles,
         policy=OrderRules(config.policies, issuers=issuers, clock=clock),
-        methods=challenge_methods(config, clock, metrics, log, perspectives=perspectives_of(config, closing)),
+        methods=challenge_methods(config, clock, metrics, log, perspectives=perspectives),
         enqueue_validation=functools.partial(validation_job, jobs, clock),
         sealer=Sealer(config.sealing_keys) if config.sealing_keys else None,
         log=log,
@@ -168,7 +174,10 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         "acme-retention": functools.partial(_retain, Retention(database=database, clock=clock, kept=config.retention), clock),
     }
     # Lanes of their own: a validation may take ten seconds, and neither sweeping nor a CRL should wait for some of them.
-    validations: dict[str, Handler] = {"acme-validation": functools.partial(_resume, acme)}
+    validations: dict[str, Handler] = {
+        "acme-validation": functools.partial(_resume, acme),
+        "acme-star": functools.partial(_renew, acme, clock),
+    }
     return Composition(
         database=database,
         signer=signer,
@@ -196,6 +205,7 @@ def make_issuance(
     settlers: Mapping[str, Settler],
     observer: Observer,
     gate: LintGate,
+    caa: CaaChecker | None,
 ) -> Issuance:
     """The one door."""
     rules = Rules(policies=config.policies, profiles=config.profiles, issuers=issuers)
@@ -208,7 +218,7 @@ def make_issuance(
         clock=clock,
         new_id=new_id,
         new_serial=x509.random_serial_number,
-        caa=caa_checker(config, clock),
+        caa=caa,
         ownership=ExternalOwnership(database),
     )
     return Issuance(pipeline=pipeline, rules=rules, database=database, clock=clock, new_id=new_id, observer=observer)
@@ -288,6 +298,7 @@ async def schedule(composition: Composition, clock: Clock) -> None:
         await composition.jobs.enqueue("crl", {"issuer": issuer}, run_at=now, dedupe=job_key(issuer))
     await composition.jobs.enqueue("sweep", {}, run_at=now, dedupe="sweep")
     await composition.jobs.enqueue("acme-clean", {}, run_at=now, dedupe="acme-clean")
+    await composition.jobs.enqueue("acme-star", {}, run_at=now, dedupe="acme-star")
     await composition.jobs.enqueue("acme-retention", {}, run_at=now, dedupe="acme-retention")
 
 
@@ -307,6 +318,13 @@ async def _clean(acme: AcmeServer, clock: Clock, _job: Job) -> Micros | None:
 
 async def _retain(retention: Retention, clock: Clock, _job: Job) -> Micros | None:
     return after(clock.micros(), RETAIN_EVERY if await retention.turn() else RETAIN_ON)
+
+
+async def _renew(acme: AcmeServer, clock: Clock, _job: Job) -> Micros | None:
+    """Ends where no endpoint has orders that renew themselves; the next start asks again."""
+    if not acme.has_stars:
+        return None
+    return clock.micros() if await acme.renew_stars() else after(clock.micros(), RENEW_EVERY)
 
 
 async def _resume(acme: AcmeServer, job: Job) -> Micros | None:

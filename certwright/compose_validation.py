@@ -19,8 +19,9 @@ from pki.identifiers import DnsName
 from validation.caa import CaaOutcome, check_caa
 from validation.egress import Egress
 from validation.methods import OFFLINE, local_methods
+from validation.onion import is_onion, onion_caa
 from validation.perspectiveclient import HttpsPerspective, client_context
-from validation.perspectives import Perspective, corroborated
+from validation.perspectives import Perspective, corroborated, corroborated_caa
 from validation.resolver import DnsResolver, Resolver, SystemResolver
 
 
@@ -66,13 +67,15 @@ def challenge_methods(
     }
 
 
-def caa_checker(config: Config, clock: Clock) -> CaaChecker | None:
+def caa_checker(config: Config, clock: Clock, perspectives: tuple[Perspective, ...]) -> CaaChecker | None:
     """Step 4 of the pipeline. None where nobody has said how CAA records name this CA: then what asks for CAA gets nothing."""
     if not config.validation.caa_identities:
         return None
     resolver = resolver_of(config)
 
     async def check(name: DnsName, *, account_url: str, methods: frozenset[str]) -> CaaOutcome:
+        if is_onion(name):
+            return onion_caa(name, clock=clock)
         return await check_caa(
             name.name,
             wildcard=name.wildcard,
@@ -83,4 +86,7 @@ def caa_checker(config: Config, clock: Clock) -> CaaChecker | None:
             clock=clock,
         )
 
-    return check
+    if not perspectives:
+        return check
+    needed, issuer_domains = config.validation.perspectives_needed, config.validation.caa_identities
+    return corroborated_caa(check, perspectives, needed=needed, issuer_domains=issuer_domains)

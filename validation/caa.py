@@ -16,6 +16,7 @@ from pki.identifiers import shown
 from validation.dnswire import Malformed
 from validation.issuevalue import IssueValue, parse_issue_value
 from validation.issuevalue import Malformed as MalformedValue
+from validation.outcome import Verdict
 from validation.resolver import CaaSet, LookupFailed, Resolver
 
 DEADLINE = 20.0  # seconds for everything
@@ -61,6 +62,7 @@ class CaaEvidence:
     secure: bool  # DNSSEC proved every answer that counted
     ttl: int  # seconds, of the records; 0 without any
     checked_at: Micros  # when asking began
+    perspectives: tuple[Verdict, ...] = ()  # what remote perspectives saw; empty where none is configured
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -72,6 +74,7 @@ class CaaEvidence:
             "secure": self.secure,
             "ttl": self.ttl,
             "checked_at": self.checked_at,
+            "perspectives": [verdict.as_json() for verdict in self.perspectives],
         }
 
 

@@ -12,6 +12,7 @@ from validation.dns01 import dns01, dns_account01
 from validation.dnspersist01 import dns_persist01
 from validation.egress import Egress
 from validation.http01 import http01
+from validation.onion import onion_csr01
 from validation.outcome import Outcome
 from validation.resolver import Resolver
 from validation.tlsalpn01 import tlsalpn01
@@ -35,5 +36,6 @@ def local_methods(
         "dns-01": partial(dns01, resolver=resolver, clock=clock),
         "dns-account-01": partial(dns_account01, resolver=resolver, clock=clock),
         "dns-persist-01": partial(dns_persist01, resolver=resolver, clock=clock),
+        "onion-csr-01": partial(onion_csr01, clock=clock),
         "tls-alpn-01": partial(tlsalpn01, resolver=resolver, egress=egress, clock=clock, port=tlsalpn01_port),
     }

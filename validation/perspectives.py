@@ -12,6 +12,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from pki.identifiers import DnsName
+from validation.caa import CaaOutcome, Forbidden, Permitted
+from validation.caa import Failed as CaaFailed
 from validation.challenge import Challenge
 from validation.methods import Method
 from validation.outcome import Failed, FailureKind, Outcome, Proved, Verdict
@@ -53,6 +56,37 @@ def corroborated(kind: str, local: Method, perspectives: Sequence[Perspective], 
         return _weighed(kind, outcome, verdicts, needed)
 
     return attempt
+
+
+class CaaCheck(Protocol):
+    """Never raises for what the DNS does."""
+
+    async def __call__(self, name: DnsName, *, account_url: str, methods: frozenset[str]) -> CaaOutcome: ...
+
+
+def corroborated_caa(
+    local: CaaCheck, perspectives: Sequence[Perspective], *, needed: int, issuer_domains: Collection[str]
+) -> CaaCheck:
+    """The check, made here and at every perspective at the same time (BR 3.2.2.9 asks for both, control and CAA)."""
+
+    async def check(name: DnsName, *, account_url: str, methods: frozenset[str]) -> CaaOutcome:
+        question = CaaQuestion(name, frozenset(issuer_domains), account_url, methods)
+        asking = [asyncio.create_task(one.caa(question), name=one.name) for one in perspectives]
+        try:
+            outcome = await local(name, account_url=account_url, methods=methods)
+            if not isinstance(outcome, Permitted):
+                return outcome
+            verdicts = await verdicts_of(asking, needed)
+        finally:
+            await _end(asking)
+        evidence = replace(outcome.evidence, perspectives=verdicts)
+        lacking = shortfall(verdicts, needed)
+        if lacking is None:
+            return replace(outcome, evidence=evidence)
+        forbidden = any(verdict.kind == "forbidden" for verdict in verdicts)
+        return (Forbidden if forbidden else CaaFailed)(f"CAA permits it as seen from here, but {lacking}", evidence)
+
+    return check
 
 
 async def verdicts_of(asking: Collection[asyncio.Task[Verdict]], needed: int) -> tuple[Verdict, ...]:
