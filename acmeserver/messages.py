@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from acmeserver.problems import Problem, ProblemType, WireIdentifier, malformed
+from acmeserver.star import WantedAutoRenewal, parse_auto_renewal
 from acmeserver.states import AccountStatus, AuthorizationStatus, ChallengeStatus, OrderStatus
 from pki.clock import Micros, rfc3339, to_micros
 from pki.strict import from_base64url, parse_json
@@ -62,6 +63,7 @@ class NewOrder:
     not_after: Micros | None
     ancestors: tuple[str | None, ...] = ()  # of each identifier (RFC 9444 §4.3); heeded where subdomains are authorized
     replaces: str | None = None  # RFC 9773 §5; heeded where the endpoint has renewal information
+    auto_renewal: WantedAutoRenewal | None = None  # RFC 8739; heeded where the endpoint has auto-renewal
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ def parse_new_order(payload: bytes) -> NewOrder:
         not_before=_time(members, "notBefore"),
         not_after=_time(members, "notAfter"),
         replaces=replaces,
+        auto_renewal=_auto_renewal(members),
     )
 
 
@@ -167,6 +170,15 @@ def parse_new_authz(payload: bytes) -> NewAuthz:
     identifier = _identifier(item)
     inside = _flag(item, "subdomainAuthAllowed") if isinstance(item, dict) else False
     return NewAuthz(identifier, subdomains=_flag(members, "subdomainAuthAllowed") or inside)
+
+
+def parse_order_update(payload: bytes) -> bool:
+    """Whether to cancel (RFC 8739 §3.1.2): False is a read (empty payload)."""
+    if not payload:
+        return False
+    if _members(payload).get("status") != "canceled":
+        raise malformed('an order is read with an empty payload, or canceled with {"status": "canceled"}')
+    return True
 
 
 def parse_finalize(payload: bytes) -> Finalize:
@@ -227,8 +239,8 @@ def challenge_json(
         content["validated"] = rfc3339(validated_at)
     if error is not None:
         content["error"] = dict(error)
-    if kind in WITH_LISTS:  # the second spelling is that of revisions 00 and 01, which clients still read
-        content |= {"issuerDomainNames": list(issuer_domains), "issuer-domain-names": list(issuer_domains)}
+    if kind in WITH_LISTS:  # the first spelling is that of revisions 00 and 01, which clients still read; some up to the first "]"
+        content |= {"issuer-domain-names": list(issuer_domains), "issuerDomainNames": list(issuer_domains)}
     return content
 
 
@@ -263,6 +275,8 @@ def order_json(
     not_after: Micros | None,
     error: Mapping[str, Any] | None,
     replaces: str = "",
+    auto_renewal: Mapping[str, Any] | None = None,
+    star_certificate: str | None = None,
 ) -> dict[str, Any]:
     content: dict[str, Any] = {"status": status.value, "expires": rfc3339(expires_at)}
     if not_before is not None:
@@ -278,9 +292,24 @@ def order_json(
     content["finalize"] = finalize
     if certificate is not None:
         content["certificate"] = certificate
+    if auto_renewal is not None:
+        content["auto-renewal"] = dict(auto_renewal)
+    if star_certificate is not None:
+        content["star-certificate"] = star_certificate
     if error is not None:
         content["error"] = dict(error)
     return content
+
+
+def _auto_renewal(members: Mapping[str, Any]) -> WantedAutoRenewal | None:
+    value = members.get("auto-renewal")
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise malformed("auto-renewal is no object")
+    if "notBefore" in members or "notAfter" in members:
+        raise malformed("an order with auto-renewal has no notBefore or notAfter (RFC 8739 §3.1.1)")
+    return parse_auto_renewal(value, {name: _time(value, name) for name in ("start-date", "end-date")})
 
 
 def _members(payload: bytes) -> dict[str, Any]:

@@ -120,7 +120,7 @@ async def test_the_challenge_with_lists_comes_last_and_so_do_its_lists(scene: Sc
     reply = await scene.client.post(order.json["authorizations"][0])
     *flat, persist = reply.json["challenges"]
     assert [each["type"] for each in flat] == ["dns-01", "dns-account-01"]
-    assert list(persist) == ["type", "url", "status", "issuerDomainNames", "issuer-domain-names"]  # it has no token
+    assert list(persist) == ["type", "url", "status", "issuer-domain-names", "issuerDomainNames"]  # it has no token
     assert persist["issuerDomainNames"] == persist["issuer-domain-names"] == ["ca.test", "ca.example"]
     grepped = re.search(rb'"challenges":\[[^]]*]', reply.body)
     assert grepped is not None
