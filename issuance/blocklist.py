@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from issuance import audit
@@ -92,14 +93,17 @@ def _from_pem(label: bytes, block: bytes) -> str:
     try:
         match label:
             case b"CERTIFICATE":
-                key = x509.load_pem_x509_certificate(block).public_key()
+                return _hash(x509.load_pem_x509_certificate(block).public_key())
             case b"PUBLIC KEY" | b"RSA PUBLIC KEY":
-                key = load_pem_public_key(block)
+                return _hash(load_pem_public_key(block))
             case _:
                 raise _unreadable(f"it holds a {label.decode()}; bring public keys, certificates or hashes")
-        return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
     except ValueError as error:
         raise _unreadable("one of its PEM blocks is damaged") from error
+
+
+def _hash(key: PublicKeyTypes) -> str:
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def _unreadable(why: str) -> Rejection:
