@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import orjson
 
-from acmeserver.endpoint import AcmeEndpoint
+from acmeserver.endpoint import AcmeEndpoint, AutoRenewalRules
 from acmeserver.urls import Urls
 from policy.profiles import Profile, Profiles
 
@@ -56,7 +56,20 @@ def _meta(endpoint: AcmeEndpoint, urls: Urls, profiles: Profiles) -> dict[str, o
     if advertises_profiles(endpoint, profiles):
         # lego and acmez refuse a name that is not listed, so all are.
         meta["profiles"] = {profile.name: _described(profile) for profile in map(profiles.get, endpoint.profiles)}
+    if endpoint.auto_renewal is not None:
+        meta["auto-renewal"] = _auto_renewal(endpoint.auto_renewal)
     return meta
+
+
+def _auto_renewal(rules: AutoRenewalRules) -> dict[str, object]:
+    """RFC 8739 §3.2, in seconds."""
+    content: dict[str, object] = {
+        "min-lifetime": int(rules.min_lifetime.total_seconds()),
+        "max-duration": int(rules.max_duration.total_seconds()),
+    }
+    if rules.allow_get:
+        content["allow-certificate-get"] = True
+    return content
 
 
 def _described(profile: Profile) -> str:

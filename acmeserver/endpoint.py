@@ -21,6 +21,15 @@ class RenewalInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AutoRenewalRules:
+    """RFC 8739 §3.2: what orders that renew themselves may ask for."""
+
+    min_lifetime: timedelta
+    max_duration: timedelta
+    allow_get: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AcmeEndpoint:
     """Configuration, already validated. `profiles` and `challenges` hold at least one name each."""
 
@@ -33,6 +42,7 @@ class AcmeEndpoint:
     caa_identities: tuple[str, ...] = ()
     external_account: Literal["none", "optional", "required"] = "none"  # RFC 8555 §7.3.4
     renewal_info: RenewalInfo | None = None
+    auto_renewal: AutoRenewalRules | None = None
     order_lifetime: timedelta = timedelta(days=7)
     authorization_lifetime: timedelta = timedelta(days=7)  # of a valid one, counted from its validation
     identifiers: tuple[str, ...] = ("dns",)  # types that may be ordered: dns, ip (RFC 8738)

@@ -17,7 +17,7 @@ from acmeserver.authentication import SignedBy
 from acmeserver.endpoint import DEFAULT_ENDPOINT
 from acmeserver.jws import MAX_BODY
 from acmeserver.problems import Problem, ProblemType, from_rejection, from_unavailable, malformed, not_found
-from acmeserver.resources import RESOURCES, Answer, Call, Resource
+from acmeserver.resources import RESOURCES, STAR_PATH, Answer, Call, Resource, star_answer
 from acmeserver.server import AcmeServer, Served
 from pki.reasons import Rejection, Unavailable
 
@@ -33,8 +33,11 @@ def routes(server: AcmeServer) -> list[web.RouteDef]:
         web.route("*", "/acme/{endpoint}/new-nonce", _new_nonce(server)),
         web.route("*", "/acme/{endpoint}/renewal-info/{certificate}", _renewal_info(server)),
     ]
-    table += [web.route("*", f"/acme/{{endpoint}}/{each.path}", _signed(server, each)) for each in RESOURCES]
-    table.append(web.route("*", "/acme/{endpoint}/{tail:.*}", _nowhere(server)))
+    for each in RESOURCES:
+        if each.path == STAR_PATH:  # beside the signed POST
+            table += [web.get(f"/acme/{{endpoint}}/{STAR_PATH}", _star_certificate(server))]
+        table.append(web.route("*", f"/acme/{{endpoint}}/{each.path}", _signed(server, each)))
+    table += [web.route("*", path, _nowhere(server)) for path in ("/acme/{endpoint}/{tail:.*}", "/acme/{tail:.*}", "/acme")]
     return table
 
 
@@ -73,6 +76,18 @@ def _renewal_info(server: AcmeServer) -> _Route:
             _only(request, "GET", "HEAD")
             body, retry_after = await served.renewals.info(request.match_info["certificate"])
             return Answer(body=body, retry_after=retry_after)
+
+        return await _serve(server, request, produce)
+
+    return handle
+
+
+def _star_certificate(server: AcmeServer) -> _Route:
+    """RFC 8739 §3.4: unsigned, of an order whose account has asked for that."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        async def produce(served: Served) -> Answer:
+            return star_answer(await served.stars.open_certificate(request.match_info["id"]))
 
         return await _serve(server, request, produce)
 
@@ -175,6 +190,7 @@ def _response(answer: Answer) -> web.Response:
         headers["Retry-After"] = str(answer.retry_after)
     if answer.allow:
         headers["Allow"] = answer.allow
+    headers.update(answer.headers)
     response = web.Response(status=answer.status, body=answer.body, headers=headers)
     for url, relation in answer.links:
         response.headers.add("Link", _link(url, relation))

@@ -17,6 +17,8 @@ from acmeserver.star import WantedAutoRenewal, parse_auto_renewal
 from acmeserver.states import AccountStatus, AuthorizationStatus, ChallengeStatus, OrderStatus
 from pki.clock import Micros, rfc3339, to_micros
 from pki.strict import from_base64url, parse_json
+from validation.onion import KIND as ONION
+from validation.onion import ca_signing_nonce
 
 MAX_CONTACTS = 10
 MAX_CONTACT = 320  # characters
@@ -233,7 +235,9 @@ def challenge_json(
     issuer_domains: Sequence[str],
 ) -> dict[str, Any]:
     content: dict[str, Any] = {"type": kind, "url": url, "status": status.value}
-    if kind not in WITH_LISTS:
+    if kind == ONION:  # RFC 9799 §3.2; without authKey, for no descriptor is fetched
+        content["nonce"] = ca_signing_nonce(token)
+    elif kind not in WITH_LISTS:
         content["token"] = token
     if validated_at is not None:
         content["validated"] = rfc3339(validated_at)

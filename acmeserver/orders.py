@@ -14,12 +14,13 @@ from acmeserver.limits import Limits
 from acmeserver.messages import Finalize, NewOrder
 from acmeserver.names import Name, PublicSuffix, canonical, parse_names
 from acmeserver.ports import IssuanceDoor, OrderPolicy
-from acmeserver.problems import Problem, ProblemType, not_found
+from acmeserver.problems import Problem, ProblemType, not_found, unauthorized
 from acmeserver.renewal import Renewals
 from acmeserver.selection import Selected, Selection, authorization_values, evidence_of, owner_of
 from acmeserver.settlement import ORIGIN
 from acmeserver.standing import admitted, check_standing, check_wanted, explain, guard, principal
-from acmeserver.states import OrderStatus, StoredOrder
+from acmeserver.star_orders import Stars
+from acmeserver.states import OrderStatus, StoredAuthorization, StoredOrder
 from acmeserver.store import Order
 from acmeserver.urls import Urls
 from issuance.request import Channel, IssuanceRequest, Issued, Origin, Pending, Rejected
@@ -48,9 +49,11 @@ class Orders:
         is_public_suffix: PublicSuffix,
         new_id: Callable[[], str],
         renewals: Renewals,
+        stars: Stars,
     ) -> None:
         self._endpoint = endpoint
         self._renewals = renewals
+        self._stars = stars
         self._urls = urls
         self._database = database
         self._clock = clock
@@ -91,11 +94,16 @@ class Orders:
         order = self._new_order(names, wanted, (profile.name, version), selected, until)
         if replaced is not None:
             order = replace(order, replaces=replaced.text)
+        terms = self._stars.granted(wanted.auto_renewal, profile, now)
+        if terms is not None:
+            order = replace(order, auto_renewal=terms.text())
         try:
             limited = self._limits.order_steps(acting.account_id, identifiers, now, renewal=renewal)
-            replacing = () if replaced is None else (replaced.step(order.id, now),)
+            more = [] if replaced is None else [replaced.step(order.id, now)]
+            if terms is not None:
+                more.append(self._stars.insert_step(order, terms, acting.account_id, now))
             inserted = _insert_steps(order, selected, acting, guard(acting, self._endpoint), now)
-            await self._database.write(*limited, *inserted, *replacing)
+            await self._database.write(*limited, *inserted, *more)
         except (
             Conflict
         ) as conflict:  # ids are random, so it is the guard on the account, a limit, or a certificate's replacement
@@ -128,8 +136,11 @@ class Orders:
         csr = read_csr(wanted.csr)
         identifiers = canonical(order.identifiers)
         check_csr(csr, identifiers, acting)
-        outcome = await self._issuance.submit(self._request(acting, order, csr, identifiers))
+        request = self._request(acting, order, csr, identifiers)
+        outcome = await (self._stars.submit(order, request) if order.auto_renewal else self._issuance.submit(request))
         match outcome:
+            case Issued() if order.auto_renewal:
+                return await self.read(acting, order_id)  # its time is another now
             case Issued(certificate):
                 return replace(order, stored=StoredOrder.VALID, issuer=certificate.issuer, serial=certificate.serial)
             case Pending():
@@ -140,6 +151,24 @@ class Orders:
                 raise rejection
             case _:
                 assert_never(outcome)
+
+    async def request_again(self, acting: Acting, order_id: str, csr: Csr) -> IssuanceRequest:
+        """What finalize asked for, as it would be asked now: for an order that renews itself. Raises Problem.
+
+        Terms of service that are newer than the order do not end it.
+        """
+        rows = await self._rows(acting, order_id)
+        acting = check_standing(rows[0], acting, replace(self._endpoint, terms_of_service=None))
+        order = store.order_from(rows)
+        if any(each.stored is not StoredAuthorization.VALID for each in order.authorizations):
+            raise unauthorized("an authorization of the order was given up")
+        return self._request(acting, order, csr, canonical(order.identifiers))
+
+    async def cancel(self, acting: Acting, order_id: str) -> Order:
+        """RFC 8739 §3.1.2. Raises Problem."""
+        order = await self.read(acting, order_id)
+        await self._stars.cancel(acting, order)
+        return await self.read(acting, order_id)
 
     def _not_ready(self, order_id: str, why: str) -> Problem:
         """§7.4: 403 orderNotReady, and where to look; clients then poll the order."""

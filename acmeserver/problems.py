@@ -26,6 +26,10 @@ class ProblemType(enum.Enum):
     ACCOUNT_DOES_NOT_EXIST = "accountDoesNotExist"
     ALREADY_REPLACED = "alreadyReplaced"
     ALREADY_REVOKED = "alreadyRevoked"
+    AUTO_RENEWAL_CANCELED = "autoRenewalCanceled"
+    AUTO_RENEWAL_CANCELLATION_INVALID = "autoRenewalCancellationInvalid"
+    AUTO_RENEWAL_EXPIRED = "autoRenewalExpired"
+    AUTO_RENEWAL_REVOCATION_NOT_SUPPORTED = "autoRenewalRevocationNotSupported"
     BAD_CSR = "badCSR"
     BAD_NONCE = "badNonce"
     BAD_PUBLIC_KEY = "badPublicKey"
@@ -59,6 +63,9 @@ class ProblemType(enum.Enum):
 _STATUS: Mapping[ProblemType, int] = MappingProxyType(
     {
         ProblemType.ALREADY_REPLACED: 409,
+        ProblemType.AUTO_RENEWAL_CANCELED: 403,
+        ProblemType.AUTO_RENEWAL_EXPIRED: 403,
+        ProblemType.AUTO_RENEWAL_REVOCATION_NOT_SUPPORTED: 403,
         ProblemType.CAA: 403,
         ProblemType.EXTERNAL_ACCOUNT_REQUIRED: 403,
         ProblemType.INCORRECT_RESPONSE: 403,

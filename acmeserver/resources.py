@@ -15,13 +15,16 @@ from acmeserver import messages
 from acmeserver.authentication import Acting, SignedBy, Signer
 from acmeserver.problems import Problem, ProblemType
 from acmeserver.server import AcmeServer, Served
+from acmeserver.star_orders import StarCertificate
 from acmeserver.states import ChallengeStatus, OrderStatus
 from acmeserver.store import Account, Authorization, Order
 from acmeserver.urls import CHAIN, CHALLENGE, ID, SERIAL
 from acmeserver.views import account_view, authorization_view, challenge_view, order_view
+from pki.clock import http_date
 
 JSON = "application/json"
 PEM_CHAIN = "application/pem-certificate-chain"
+STAR_PATH = f"star-cert/{{id:{ID}}}"  # by GET, too, where an order allows it: http.py
 
 ORDER_RETRY = 3  # seconds
 CHALLENGE_RETRY = 1
@@ -38,6 +41,7 @@ class Answer:
     links: tuple[tuple[str, str], ...] = ()
     retry_after: int | None = None
     allow: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +106,12 @@ async def new_authz(call: Call) -> Answer:
 
 
 async def order(call: Call) -> Answer:
-    messages.parse_read(call.payload)
-    return _order_answer(call, await call.served.orders.read(call.acting, call.params["id"]))
+    orders, order_id = call.served.orders, call.params["id"]
+    if call.served.endpoint.auto_renewal is None:
+        messages.parse_read(call.payload)
+    elif messages.parse_order_update(call.payload):
+        return _order_answer(call, await orders.cancel(call.acting, order_id))
+    return _order_answer(call, await orders.read(call.acting, order_id))
 
 
 async def finalize(call: Call) -> Answer:
@@ -133,6 +141,18 @@ async def certificate(call: Call) -> Answer:
     # No rel="up": the chain is there already, and some clients would fetch and append it once more.
     links = tuple((url, "alternate") for url in chain.alternates)
     return Answer(body=chain.pem.encode("ascii"), content_type=PEM_CHAIN, links=links)
+
+
+async def star_certificate(call: Call) -> Answer:
+    messages.parse_read(call.payload)
+    return star_answer(await call.served.stars.certificate(call.acting, call.params["id"]))
+
+
+def star_answer(found: StarCertificate) -> Answer:
+    """RFC 8739 §3.3: the times are told outside, too, in quotes, for clients that read no certificates."""
+    times = (("Cert-Not-Before", found.not_before), ("Cert-Not-After", found.not_after))
+    headers = tuple((name, f'"{http_date(at)}"') for name, at in times)
+    return Answer(body=found.pem.encode("ascii"), content_type=PEM_CHAIN, headers=headers)
 
 
 async def revoke_cert(call: Call) -> Answer:
@@ -167,6 +187,7 @@ RESOURCES = (
     Resource(f"challenge/{{id:{ID}}}/{{kind:{CHALLENGE}}}", SignedBy.ACCOUNT, challenge),
     Resource(f"cert/{{serial:{SERIAL}}}", SignedBy.ACCOUNT, certificate),
     Resource(f"cert/{{serial:{SERIAL}}}/{{chain:{CHAIN}}}", SignedBy.ACCOUNT, certificate),
+    Resource(STAR_PATH, SignedBy.ACCOUNT, star_certificate),
 )
 
 

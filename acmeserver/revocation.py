@@ -12,6 +12,7 @@ from acmeserver.jwk import Jwk
 from acmeserver.messages import RevokeCert
 from acmeserver.ports import IssuanceDoor
 from acmeserver.problems import Problem, ProblemType, malformed, not_found, unauthorized
+from acmeserver.star_orders import IS_STAR_SQL
 from acmeserver.states import AccountStatus
 from issuance.service import CertificateRecord
 from pki.clock import Clock
@@ -76,6 +77,11 @@ class Revocation:
     async def _revoke(self, record: CertificateRecord, wanted: RevokeCert, principal: Principal) -> None:
         """Whoever comes here may revoke it, and may therefore be told what state it is in."""
         certificate = record.certificate
+        if await self._database.fetch_one(IS_STAR_SQL, certificate.issuer, certificate.serial) is not None:
+            raise Problem(
+                ProblemType.AUTO_RENEWAL_REVOCATION_NOT_SUPPORTED,
+                "certificates of an order with auto-renewal are not revoked; cancel the order (RFC 8739 §3.1.2)",
+            )
         reason = _reason(wanted.reason)
         await self._issuance.revoke(issuer=certificate.issuer, serial=certificate.serial, reason=reason, principal=principal)
 

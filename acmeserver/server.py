@@ -27,6 +27,7 @@ from acmeserver.preauthorization import PreAuthorizations
 from acmeserver.renewal import Renewals
 from acmeserver.revocation import Revocation
 from acmeserver.selection import Selection
+from acmeserver.star_orders import BATCH, Stars
 from acmeserver.urls import Urls
 from acmeserver.validations import ONCE, Retries, Sleep, Validations
 from pki.clock import Clock
@@ -54,6 +55,7 @@ class Served:
     certificates: Certificates
     revocation: Revocation
     renewals: Renewals
+    stars: Stars
 
 
 class AcmeServer:
@@ -116,6 +118,7 @@ class AcmeServer:
         def serve(endpoint: AcmeEndpoint) -> Served:
             urls = Urls(base_url=base_url, endpoint=endpoint.name)
             renewals = Renewals(endpoint=endpoint, database=database, clock=clock, issuance=issuance, random=random)
+            stars = Stars(endpoint=endpoint, database=database, clock=clock, issuance=issuance, profiles=profiles)
             selection = Selection(endpoint=endpoint, database=database, new_id=self.new_id, new_token=self._new_token)
             orders = Orders(
                 endpoint=endpoint,
@@ -129,6 +132,7 @@ class AcmeServer:
                 is_public_suffix=is_public_suffix,
                 new_id=self.new_id,
                 renewals=renewals,
+                stars=stars,
             )
             return Served(
                 endpoint=endpoint,
@@ -157,6 +161,7 @@ class AcmeServer:
                 revocation=Revocation(endpoint=endpoint, database=database, clock=clock, issuance=issuance),
                 certificates=Certificates(endpoint=endpoint, urls=urls, database=database, issuance=issuance),
                 renewals=renewals,
+                stars=stars,
             )
 
         self.served: Mapping[str, Served] = MappingProxyType({endpoint.name: serve(endpoint) for endpoint in endpoints})
@@ -172,6 +177,15 @@ class AcmeServer:
     async def resume_validation(self, authorization_id: str, kind: str) -> None:
         """For the job that `enqueue_validation` made. Returns when there is nothing left to do; raises Unavailable."""
         await self.validations.resume(authorization_id, kind)
+
+    @property
+    def has_stars(self) -> bool:
+        return any(served.endpoint.auto_renewal is not None for served in self.served.values())
+
+    async def renew_stars(self) -> bool:
+        """What orders that renew themselves (RFC 8739) are due, some at a time; whether there may be more. Raises Unavailable."""
+        looked = [await served.stars.renew(served.orders.request_again) for served in self.served.values()]
+        return BATCH in looked
 
     async def clean(self) -> None:
         """Forget expired nonces. To be called every few minutes by one worker."""

@@ -26,6 +26,7 @@ class StoredOrder(enum.Enum):
     PROCESSING = "processing"
     VALID = "valid"
     INVALID = "invalid"
+    CANCELED = "canceled"
 
 
 class OrderEvent(enum.Enum):
@@ -33,6 +34,7 @@ class OrderEvent(enum.Enum):
     ISSUED = "issued"
     FAILED = "failed"
     RELEASED = "released"  # the signer was away: the client may finalize again
+    CANCELED = "canceled"  # by the client, an order that renews itself (RFC 8739 §3.1.2)
 
 
 class OrderStatus(enum.Enum):
@@ -41,6 +43,7 @@ class OrderStatus(enum.Enum):
     PROCESSING = "processing"
     VALID = "valid"
     INVALID = "invalid"
+    CANCELED = "canceled"
 
 
 class StoredAuthorization(enum.Enum):
@@ -82,8 +85,9 @@ ORDER_TRANSITIONS: Mapping[StoredOrder, Mapping[OrderEvent, StoredOrder]] = Mapp
     {
         _O.OPEN: {OrderEvent.BEGAN: _O.PROCESSING},
         _O.PROCESSING: {OrderEvent.ISSUED: _O.VALID, OrderEvent.FAILED: _O.INVALID, OrderEvent.RELEASED: _O.OPEN},
-        _O.VALID: {},
+        _O.VALID: {OrderEvent.CANCELED: _O.CANCELED},
         _O.INVALID: {},
+        _O.CANCELED: {},
     }
 )
 
@@ -141,6 +145,8 @@ def order_status(
             return OrderStatus.VALID
         case StoredOrder.INVALID:
             return OrderStatus.INVALID
+        case StoredOrder.CANCELED:
+            return OrderStatus.CANCELED
         case StoredOrder.OPEN:
             seen = set(authorizations)
             if now >= expires_at or seen - {AuthorizationStatus.PENDING, AuthorizationStatus.VALID}:

@@ -169,7 +169,7 @@ CERTIFICATE_SQL = (
 # Does the account hold a valid authorization for this name (RFC 8555 §7.6)?
 CONTROLS_SQL = (
     "SELECT 1 AS found FROM acme_authorization WHERE account_id = $1 AND identifier = $2 AND status = 'valid' "
-    "AND identifier_type = $3 AND wildcard = $4 AND expires_at > $5"
+    "AND identifier_type = $3 AND wildcard = $4 AND expires_at > $5 AND owner = ''"  # proved, not granted by an external key
 )
 
 

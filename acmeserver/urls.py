@@ -63,5 +63,8 @@ class Urls:
     def certificate(self, serial: str) -> str:
         return f"{self._root}/cert/{serial}"
 
+    def star_certificate(self, order_id: str) -> str:
+        return f"{self._root}/star-cert/{order_id}"
+
     def alternate(self, serial: str, chain: int) -> str:
         return f"{self._root}/cert/{serial}/{chain}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from acmeserver import messages
 from acmeserver.problems import Problem, ProblemType, wire_identifier
+from acmeserver.star import terms_from
 from acmeserver.states import AuthorizationStatus, OrderStatus, StoredAuthorization, challenge_status
 from acmeserver.store import Account, Authorization, Order
 from acmeserver.urls import Urls
@@ -32,12 +33,14 @@ def order_view(order: Order, *, urls: Urls, now: Micros, show_profile: bool) -> 
         identifiers=order.identifiers,
         authorizations=[urls.authorization(each.id) for each in order.authorizations],
         finalize=urls.finalize(order.id),
-        certificate=urls.certificate(order.serial) if status is OrderStatus.VALID else None,
+        certificate=urls.certificate(order.serial) if status is OrderStatus.VALID and not order.auto_renewal else None,
         profile=order.profile if show_profile else None,
         not_before=order.not_before,
         not_after=order.not_after,
         error=_order_error(order, now) if status is OrderStatus.INVALID else None,
         replaces=order.replaces,
+        auto_renewal=terms_from(order.auto_renewal).json() if order.auto_renewal else None,
+        star_certificate=urls.star_certificate(order.id) if status is OrderStatus.VALID and order.auto_renewal else None,
     )
 
 

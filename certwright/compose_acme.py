@@ -33,6 +33,7 @@ def acme_endpoint(settings: AcmeSettings) -> AcmeEndpoint:
         website=settings.website,
         external_account=settings.external_account,
         renewal_info=settings.renewal_info,
+        auto_renewal=settings.auto_renewal,
         limits=settings.limits,
         cors=settings.cors,
         identifiers=settings.identifiers,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from acmeserver.endpoint import RenewalInfo
+from acmeserver.endpoint import AutoRenewalRules, RenewalInfo
 from acmeserver.limits import LimitRules
 from acmeserver.retention import Kept
 from certwright import config_schema
@@ -18,6 +18,11 @@ from policy.profiles import Profile
 
 MOST_ISSUER_DOMAINS = 10  # draft-ietf-acme-dns-persist-02 §3.1
 PERSIST_IDENTITIES = f"its records name this CA: say in validation.caa_identities how, in 1 to {MOST_ISSUER_DOMAINS} domain names, such as ca.example.com"
+
+ONION_CAA = (
+    "CAA records of onion services are in their descriptors, which are not read (RFC 9799 §6); "
+    "make an endpoint of its own for them, without caa there and in its profiles"
+)
 
 _URL = re.compile(r"https?://[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")  # RFC 3986 §2
 
@@ -38,6 +43,7 @@ class AcmeSettings:
     website: str | None
     external_account: Literal["none", "optional", "required"]
     renewal_info: RenewalInfo | None
+    auto_renewal: AutoRenewalRules | None
     limits: LimitRules
     cors: tuple[str, ...]
     identifiers: tuple[str, ...]
@@ -66,6 +72,8 @@ def acme_settings(
         named = True
         if not 0 < len(caa_identities) <= MOST_ISSUER_DOMAINS:
             note(("challenges", given.challenges.index("dns-persist-01")), PERSIST_IDENTITIES)
+    if "onion-csr-01" in given.challenges and (given.caa or any(profile.caa for profile in profiles)):
+        note(("challenges", given.challenges.index("onion-csr-01")), ONION_CAA)
     _check_together(given, profiles, note)
     return AcmeSettings(
         name=name,
@@ -76,6 +84,7 @@ def acme_settings(
         website=given.website,
         external_account=given.external_account,
         renewal_info=_renewal_info(given.renewal_info, note),
+        auto_renewal=_auto_renewal(given.auto_renewal, profiles, note),
         limits=_limits(given.limits, given.website),
         cors=_cors(given.cors, note),
         identifiers=tuple(dict.fromkeys(given.identifiers)),
@@ -136,3 +145,25 @@ def _renewal_info(given: config_schema.RenewalInfo | None, note: Note) -> Renewa
     if not timedelta(minutes=1) <= given.retry_after <= timedelta(days=1):
         note(("renewal_info", "retry_after"), "clients take 1m to 24h (RFC 9773 §4.3.2)")
     return RenewalInfo(window_start=given.window_start, window_end=given.window_end, retry_after=given.retry_after)
+
+
+def _auto_renewal(
+    given: config_schema.AutoRenewal | None, profiles: Sequence[Profile], note: Note
+) -> AutoRenewalRules | None:
+    """An order that could not be renewed to its end would be a promise that is broken while nobody looks."""
+    if given is None:
+        return None
+    if given.min_lifetime < timedelta(hours=1):
+        note(("auto_renewal", "min_lifetime"), "at least 1h: the next certificate is made half a lifetime before it is due")
+    if given.max_duration < given.min_lifetime:
+        note(("auto_renewal", "max_duration"), "it is shorter than min_lifetime")
+    for profile in profiles:
+        if profile.evidence_max_age < given.max_duration:
+            said = f"profile {profile.name} takes no proof that is older than its evidence_max_age"
+            note(("auto_renewal", "max_duration"), f"{said}, so its certificates could not be renewed for so long; let it be as long")
+        if profile.max_validity <= given.min_lifetime * 1.5:
+            said = f"profile {profile.name} is valid for less than one and a half lifetimes"
+            note(("auto_renewal", "min_lifetime"), f"{said}, which is what one of these certificates is (RFC 8739 §3.5)")
+    return AutoRenewalRules(
+        min_lifetime=given.min_lifetime, max_duration=given.max_duration, allow_get=given.allow_certificate_get
+    )

@@ -244,7 +244,15 @@ class AcmeLimits(Closed):
     help: Text | None = None
 
 
-Challenge = Literal["http-01", "dns-01", "dns-account-01", "dns-persist-01", "tls-alpn-01"]
+Challenge = Literal["http-01", "dns-01", "dns-account-01", "dns-persist-01", "tls-alpn-01", "onion-csr-01"]
+
+
+class AutoRenewal(Closed):
+    """RFC 8739; `{}` is on, with these."""
+
+    min_lifetime: Duration = timedelta(days=1)
+    max_duration: Duration = timedelta(days=90)
+    allow_certificate_get: bool = False
 
 
 class AcmeEndpoint(Closed):
@@ -260,6 +268,7 @@ class AcmeEndpoint(Closed):
     terms_of_service: Text | None = None
     website: Text | None = None
     renewal_info: RenewalInfo | None = None
+    auto_renewal: AutoRenewal | None = None
     limits: AcmeLimits = AcmeLimits()
     cors: list[Origin] = []
 

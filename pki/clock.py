@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import NewType, Protocol
 
 Micros = NewType("Micros", int)
@@ -40,6 +41,11 @@ def to_micros(at: datetime) -> Micros:
 def rfc3339(at: Micros) -> str:
     """`2026-11-23T16:52:38Z`, whole seconds."""
     return to_datetime(at).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def http_date(at: Micros) -> str:
+    """`Mon, 23 Nov 2026 16:52:38 GMT` (RFC 9110 §5.6.7), whole seconds."""
+    return format_datetime(to_datetime(at), usegmt=True)
 
 
 def after(at: Micros, span: timedelta) -> Micros:

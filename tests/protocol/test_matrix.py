@@ -85,6 +85,7 @@ ACME_RESOURCES = {
     "authz": "",
     "challenge": "",
     "cert": "",  # its alternate chains are below it
+    "star-cert": "",
 }
 EST_SERVED = {"cacerts": "", "simpleenroll": "EST"}
 EST_REFUSED = {"simplereenroll", "serverkeygen", "fullcmc", "csrattrs"}  # in "an operation that is not served"

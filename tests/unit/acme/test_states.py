@@ -31,9 +31,18 @@ def test_every_stored_state_has_its_transitions() -> None:
     assert set(AUTHORIZATION_TRANSITIONS) == set(StoredAuthorization)
 
 
-@pytest.mark.parametrize("stored", [StoredOrder.VALID, StoredOrder.INVALID])
+@pytest.mark.parametrize("stored", [StoredOrder.INVALID, StoredOrder.CANCELED])
 def test_finished_orders_stay_as_they_are(stored: StoredOrder) -> None:
     assert ORDER_TRANSITIONS[stored] == {}
+
+
+def test_a_valid_order_can_only_be_canceled() -> None:
+    """One that renews itself (RFC 8739 §3.1.2); its statement sees to that."""
+    assert ORDER_TRANSITIONS[StoredOrder.VALID] == {OrderEvent.CANCELED: StoredOrder.CANCELED}
+
+
+@pytest.mark.parametrize("stored", [StoredOrder.VALID, StoredOrder.INVALID, StoredOrder.CANCELED])
+def test_neither_time_nor_authorizations_change_a_finished_order(stored: StoredOrder) -> None:
     for authorizations in ([P], [V], [I], []):
         seen = order_status(stored, expires_at=EARLIER, authorizations=authorizations, now=NOW)
         assert seen.value == stored.value
