@@ -38,6 +38,7 @@ class Reach:
         self.doing = "the start"
         self.late = FailureKind.TIMEOUT
         self.asked = ""
+        self.secure: bool | None = None  # whether DNSSEC proved every look-up of a name
         self.resolved: list[IpAddr] = []
         self.tried: list[IpAddr] = []
         self.redirects: list[str] = []
@@ -61,9 +62,11 @@ class Reach:
                 try:
                     answer = await self._resolver.addresses(name)
                 except LookupFailed as error:
-                    self.asked = error.resolver
+                    self.asked, self.secure = error.resolver, False
                     raise Failure(FailureKind.DNS, str(error)) from error
                 self.asked = answer.resolver
+                if answer.secure is not None:
+                    self.secure = answer.secure and self.secure is not False
                 found = [*answer.v6, *answer.v4]
         self.resolved += found
         permitted = [address for address in found if self._egress.refusal(address) is None]
@@ -119,6 +122,7 @@ async def attempt(
         tried=tuple(map(str, reach.tried)),
         redirects=tuple(reach.redirects),
         status=reach.status,
+        secure=reach.secure,
         started=started,
         finished=clock.micros(),
     )

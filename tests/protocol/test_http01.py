@@ -66,7 +66,7 @@ async def test_the_key_authorization_at_the_tokens_url_proves_control(world: Wor
         "redirects": [],
         "status": 200,
         "records": [],
-        "secure": None,
+        "secure": False,
         "attempts": 1,
         "perspectives": [],
         "started": world.clock.micros(),

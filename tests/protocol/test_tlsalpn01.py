@@ -81,7 +81,7 @@ async def test_the_right_certificate_proves_control_and_no_octet_of_data_is_sent
         "redirects": [],
         "status": None,
         "records": [],
-        "secure": None,
+        "secure": False,
         "attempts": 1,
         "perspectives": [],
         "started": 0,

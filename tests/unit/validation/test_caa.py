@@ -333,6 +333,7 @@ async def test_the_evidence_is_json_and_counts_from_before_the_first_question(se
         "resolver": server.address,
         "secure": True,
         "ttl": 300,
+        "perspectives": [],
         "checked_at": clock.micros(),
     }
 

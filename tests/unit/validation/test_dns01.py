@@ -17,6 +17,7 @@ from tests.helpers.dns import DnsFault, DnsServer
 from tests.helpers.world import MovableClock, World
 from validation.challenge import Challenge
 from validation.dns01 import account_label, dns01, dns_account01
+from validation.http01 import http01
 from validation.outcome import Failed, FailureKind, Outcome, Proved
 from validation.resolver import DnsResolver
 
@@ -171,6 +172,16 @@ async def test_where_dnssec_is_required_an_unproved_record_proves_nothing() -> N
         outcome = await dns01(asked(), resolver=strict, clock=world.clock)
         assert isinstance(outcome, Proved)
         assert outcome.evidence.secure is True
+
+
+async def test_methods_that_connect_say_too_whether_dnssec_proved_the_addresses() -> None:
+    async with World() as world:
+        port, resolver = world.http.port, world.resolver()
+        for secure, expected in ((frozenset[str](), False), (frozenset({DOMAIN}), True)):
+            world.dns[DOMAIN] = ["127.0.0.1"]
+            world.dns.secure = set(secure)
+            outcome = await http01(asked(), resolver=resolver, egress=world.egress(), clock=world.clock, port=port)
+            assert outcome.evidence.secure is expected
 
 
 async def test_a_name_that_leaves_no_room_for_the_label_fails_and_nobody_is_asked() -> None:
