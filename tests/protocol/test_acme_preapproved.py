@@ -11,7 +11,7 @@ import pytest
 from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.external_keys import NewKey
 from acmeserver.ownership import ExternalOwnership
-from pki.identifiers import parse_dns, parse_ip
+from pki.identifiers import Identifier, parse_dns, parse_ip
 from policy.principal import Principal, PrincipalKind
 from policy.rules import Policy
 from storage.database import Database, Step
@@ -148,7 +148,7 @@ async def test_who_is_asked_says_nothing_for_whom_it_does_not_know(
     world: RealAcme, client: AcmeClient, key: NewKey, database: Database
 ) -> None:
     register, account = ExternalOwnership(database), client.kid.rpartition("/")[2]
-    names = {parse_dns("a.example.com"), parse_dns("example.com"), parse_ip("10.1.0.1")}
+    names: set[Identifier] = {parse_dns("a.example.com"), parse_dns("example.com"), parse_ip("10.1.0.1")}
     mine = Principal(PrincipalKind.ACME_ACCOUNT, account, frozenset())
     assert set(await register.owned(mine, {key.kid}, names)) == names - {parse_dns("example.com")}
     for principal, keys in [
