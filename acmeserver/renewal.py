@@ -152,12 +152,14 @@ class Renewals:
         record, now = await self._record(text), self._clock.micros()
         if record.principal != f"{PrincipalKind.ACME_ACCOUNT.value}:{account_id}":
             raise unauthorized("replaces: the certificate was not issued to this account")
-        if not {identifier.tag for identifier in identifiers} & set(record.names):
+        asked, names = {identifier.tag for identifier in identifiers}, set(record.names)
+        if not asked & names:
             raise malformed("replaces: the order has no identifier in common with that certificate")
         holder = await self._holder(record.issuer, record.serial, now)
         window = suggested_window(record, self._rules)
         # A failed try gives the certificate free again, but not the exemption from limits: else failing would be free, too.
-        in_window = window.start <= now <= record.not_after and not holder
+        # Nor is an order for further names what was asked for: those would be past every limit.
+        in_window = window.start <= now <= record.not_after and not holder and asked <= names
         return Predecessor(record.issuer, record.serial, text, holder, in_window)
 
     async def check_free(self, predecessor: Predecessor | None) -> None:

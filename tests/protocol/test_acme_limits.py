@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from acmeserver.endpoint import AcmeEndpoint
+from acmeserver.endpoint import AcmeEndpoint, RenewalInfo
 from acmeserver.limits import LimitRules, forget
 from acmeserver.validations import MOST_OF_ONE
 from policy.limits import Limit
@@ -16,6 +19,7 @@ from tests.helpers.acme_client import AcmeClient, Reply
 from tests.helpers.acme_world import AcmeWorld, acme_world, ready
 from tests.helpers.clock import FakeClock
 from tests.helpers.issuance_simulator import der_of, make_csr
+from tests.protocol.test_acme_ari import certified
 from validation.outcome import FailureKind
 
 HOUR = timedelta(hours=1)
@@ -152,6 +156,44 @@ async def test_a_flood_grows_no_table(world: AcmeWorld, clock: FakeClock) -> Non
     clock.advance(2 * HOUR)
     assert await forget(world.database, clock.micros()) == buckets
     assert await count(world.database, "rate_bucket") == 0
+
+
+@asynccontextmanager
+async def renewing(database: Database, **rules: object) -> AsyncIterator[tuple[AcmeWorld, FakeClock]]:
+    """At the time of the simulated issuance, with renewal information."""
+    clock = FakeClock(datetime(2027, 1, 15, 8, 30, tzinfo=UTC))
+    endpoints = [replace(each, renewal_info=RenewalInfo()) for each in limited(**rules)]
+    async with acme_world(database, clock, endpoints=endpoints) as world:
+        yield world, clock
+
+
+async def test_a_fleet_that_is_called_to_renew_is_not_refused_and_everybody_else_still_is(database: Database) -> None:
+    """RFC 9773 §5, and thundering renewals: what the server asked for it takes."""
+    async with renewing(database, orders_per_account=Limit(12, HOUR), orders_per_name=Limit(12, HOUR)) as (world, clock):
+        client = await world.registered()
+        certificates = [await certified(world, client, f"a{number}.example.com") for number in range(12)]
+        clock.advance(timedelta(days=35))
+        for number in range(12):
+            assert (await client.order(f"b{number}.example.com")).status == 201
+        refused(await client.order("c.example.com"), 300)
+        answers = await asyncio.gather(
+            *(client.order(f"a{number}.example.com", replaces=text) for number, text in enumerate(certificates))
+        )
+        assert {answer.status for answer in answers} == {201}
+        assert (await client.order("a0.example.com", replaces=certificates[0])).status == 409
+        refused(await client.order("c.example.com"), 300)
+
+
+async def test_a_renewal_that_comes_early_or_wants_more_is_counted_as_any_order(database: Database) -> None:
+    """Else one certificate's window would be an order for a hundred other names, of every domain, past every limit."""
+    async with renewing(database, orders_per_account=Limit(1, HOUR)) as (world, clock):
+        client = await world.registered()
+        text = await certified(world, client, "a.example.com")
+        refused(await client.order("a.example.com", replaces=text), 3600)
+        clock.advance(timedelta(days=35))
+        assert (await client.order("b.example.com")).status == 201
+        refused(await client.order("a.example.com", "more.example.com", replaces=text), 3600)
+        assert (await client.order("a.example.com", replaces=text)).status == 201
 
 
 async def test_one_account_does_not_take_every_place_of_the_validator(database: Database, clock: FakeClock) -> None:
