@@ -38,7 +38,7 @@ policies:
 
 endpoints:
   acme:
-    default: {profiles: [tls-server, short-lived], challenges: [http-01]}
+    default: {profiles: [tls-server, short-lived], challenges: [http-01], identifiers: [dns, ip]}
     branch: {profiles: [tls-server], challenges: [http-01]}
     ORPHAN: {profiles: [tls-server], roles: [nobody]}
     MISFIT: {profiles: [short-lived], roles: [operator]}
