@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from acmeserver.authentication import Acting
 from acmeserver.problems import Problem, ProblemType
 from pki.csr import Csr, parse_csr
-from pki.identifiers import Identifier, is_address, parse_dns, shown
+from pki.identifiers import DnsName, Identifier, is_address, parse_dns, shown
+from pki.onion import is_onion, onion_spki
 from pki.reasons import Reason, Rejection
 
 # What pki.csr says of a CSR that it read: to an ACME client all of it is about the CSR, none about an identifier it sent.
@@ -39,6 +40,9 @@ def check_csr(csr: Csr, identifiers: Sequence[Identifier], acting: Acting) -> No
         raise Problem(ProblemType.BAD_CSR, detail)
     if csr.public_key == acting.jwk.key:
         raise Problem(ProblemType.BAD_CSR, "the CSR's key is the account's own key; make another for the certificate")
+    for name in identifiers:  # RFC 9799 §3.2
+        if isinstance(name, DnsName) and is_onion(name.name) and csr.spki == onion_spki(name.name):
+            raise Problem(ProblemType.BAD_CSR, f"the CSR's key is that of {name} itself; make another for the certificate")
 
 
 def _host(common_name: str) -> Identifier:

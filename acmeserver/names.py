@@ -10,6 +10,7 @@ from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.problems import PROBLEMS, Problem, ProblemType, WireIdentifier, WireSubProblem, wire_identifier
 from issuance.evidence import DNS_METHODS, family, is_below
 from pki.identifiers import DnsName, Identifier, IpAddress, parse_dns, parse_ip, shown
+from pki.onion import is_onion
 from pki.reasons import Reason, Rejection
 from policy.profiles import Profile
 
@@ -145,12 +146,12 @@ def _ancestor(identifier: Identifier, text: str, is_public_suffix: PublicSuffix)
 
 def challenges_for(identifier: Identifier, kinds: Sequence[str], *, ancestor: DnsName | None = None) -> tuple[str, ...]:
     """A wildcard and an ancestor are proved in the DNS only (RFC 8555 §7.4.1, CA/B), an address never there (RFC 8738 §7), and
-    an onion, which no DNS has, by its own key or by connecting to it (RFC 9799 §3). Raises Rejection where nothing fits.
+    an onion, which no DNS has, by its own key: to connect to it would take Tor (RFC 9799 §3). Raises Rejection where nothing fits.
     """
     below = ancestor is not None or (isinstance(identifier, DnsName) and identifier.wildcard)
     match identifier:
-        case DnsName() if identifier.name.endswith(".onion"):
-            fit, needs = {ONION} if below else {ONION, "http-01", "tls-alpn-01"}, f"an onion name needs the challenge {ONION}"
+        case DnsName() if is_onion(identifier.name):
+            fit, needs = {ONION}, f"an onion name needs the challenge {ONION}"
         case DnsName() if below:
             fit, needs = set(DNS_METHODS), "a wildcard needs the challenge dns-01"
             if ancestor is not None:

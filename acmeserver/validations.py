@@ -27,6 +27,7 @@ from pki.clock import Clock, after
 from pki.reasons import Unavailable
 from storage.database import Conflict, Database, Step
 from validation.challenge import Challenge
+from validation.methods import OFFLINE
 from validation.outcome import Failed, FailureKind, Proved
 from validation.outcome import Outcome as Attempt
 
@@ -37,7 +38,9 @@ MOST_IN_FLIGHT = 1024  # of one worker; most of them wait for their next try or 
 MOST_AT_ONCE = 256  # attempts: each holds sockets for as long as the other side likes, up to its deadline
 
 # What time alone may heal: records that have not reached every server, a web server that is only starting (RFC 8555 §8.2).
-PROPAGATION = frozenset({FailureKind.DNS, FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.UNAUTHORIZED})
+PROPAGATION = frozenset(
+    {FailureKind.DNS, FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.UNAUTHORIZED, FailureKind.PERSPECTIVES}
+)
 CLAIM = timedelta(seconds=30)  # longer than any attempt takes
 LOOK_AGAIN = 0.25  # seconds, doubled up to a second: how often somebody else's validation is looked at
 
@@ -134,6 +137,8 @@ class Validations:
         """A job's turn: validate what is not settled yet, and wait for the result. Raises Unavailable (then try again)."""
         row = await self._database.fetch_one(store.UNSETTLED_AUTHORIZATION_SQL, authorization_id, self._clock.micros())
         if row is None or row["endpoint"] not in self._lifetimes or kind not in self._methods:
+            return
+        if kind in OFFLINE:  # it is in the client's answer, which is not stored; its next POST begins anew
             return
         claimant = Claimant(row["account_id"], row["account_thumbprint"], row["endpoint"])
         flight = self._take_off(store.authorization_from(row), kind, claimant, ())

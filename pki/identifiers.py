@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import idna
 
+from pki.onion import is_onion, onion_key
 from pki.reasons import Reason, Rejection
 
 MAX_NAME = 253  # octets, RFC 1035 §2.3.4 without the root's
@@ -89,6 +90,11 @@ def parse_dns(text: str) -> DnsName:
     if labels[-1].isdigit() or (labels[-1].startswith("0x") and _is_hex(labels[-1][2:])):
         # WHATWG URL "ends in a number": resolvers read 127.1, 2130706433 and 0x7f.1 as addresses.
         raise _refused(text, "it looks like an IP address; ask for it as type ip")
+    if is_onion(ascii_name):
+        try:
+            onion_key(ascii_name)
+        except ValueError as error:
+            raise _refused(text, str(error)) from error
     return DnsName(ascii_name, wildcard)
 
 

@@ -53,27 +53,25 @@ async def onion_csr01(challenge: Challenge, *, clock: Clock) -> Outcome:
     identifier, started = challenge.identifier, clock.micros()
     if not isinstance(identifier, DnsName) or not is_onion(identifier):
         raise ValueError("onion-csr-01 proves control of onion names only (RFC 9799 §3.2)")
-    failure = _failure(dict(challenge.response).get("csr"), identifier, challenge.token)
+    why = _objection(dict(challenge.response).get("csr"), identifier, challenge.token)
     evidence = AttemptEvidence(method=KIND, identifier=str(identifier), started=started, finished=clock.micros())
-    if failure is None:
+    if why is None:
         return Proved(evidence)
-    kind, why = failure
-    return Failed(kind, f"{KIND} for {identifier}: {why}", evidence)
+    # Never UNAUTHORIZED, which time may heal: the same octets will be as wrong tomorrow.
+    return Failed(FailureKind.RESPONSE, f"{KIND} for {identifier}: {why}", evidence)
 
 
-def _failure(text: str | None, identifier: DnsName, token: str) -> tuple[FailureKind, str] | None:
+def _objection(text: str | None, identifier: DnsName, token: str) -> str | None:
     if text is None:
-        return FailureKind.RESPONSE, 'the answer to the challenge has no member "csr"'
+        return 'the answer to the challenge has no member "csr"'
     try:
-        csr = from_base64url(text)
+        _check(from_base64url(text), identifier.name, base64.b64decode(ca_signing_nonce(token)))
     except StrictError as error:
-        return FailureKind.RESPONSE, f"csr: {error}"
-    try:
-        _check(csr, identifier.name, base64.b64decode(ca_signing_nonce(token)))
+        return f"csr: {error}"
     except der.DerError as error:
-        return FailureKind.RESPONSE, f"csr is no certification request that can be read: {error}"
+        return f"csr is no certification request that can be read: {error}"
     except _Unfit as unfit:
-        return FailureKind.UNAUTHORIZED, str(unfit)
+        return str(unfit)
     return None
 
 

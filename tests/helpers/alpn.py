@@ -32,7 +32,7 @@ SUBJECT_ALTERNATIVE_NAME = "2.5.29.17"
 def extension(oid: str, value: bytes, *, critical: bool = False) -> bytes:
     """An Extension (RFC 5280 §4.1)."""
     flag = b"\x01\x01\xff" if critical else b""
-    return der.encode(der.SEQUENCE, _oid(oid) + flag + der.encode(der.OCTET_STRING, value))
+    return der.encode(der.SEQUENCE, encode_oid(oid) + flag + der.encode(der.OCTET_STRING, value))
 
 
 def digest_of(key_authorization: str) -> bytes:
@@ -68,7 +68,7 @@ class Shown:
 
     def certificate(self) -> bytes:
         """DER."""
-        algorithm = der.encode(der.SEQUENCE, _oid("1.2.840.10045.4.3.2"))
+        algorithm = der.encode(der.SEQUENCE, encode_oid("1.2.840.10045.4.3.2"))
         validity = der.encode(der.SEQUENCE, der.encode(0x17, b"200101000000Z") + der.encode(0x17, b"200201000000Z"))
         public = self.key.public_key()
         tbs = der.encode(
@@ -149,7 +149,7 @@ def _name(common_name: str) -> bytes:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]).public_bytes()
 
 
-def _oid(dotted: str) -> bytes:
+def encode_oid(dotted: str) -> bytes:
     first, second, *rest = (int(arc) for arc in dotted.split("."))
     octets = bytearray()
     for arc in (40 * first + second, *rest):

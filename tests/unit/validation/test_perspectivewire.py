@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pki.clock import Micros
 from pki.identifiers import DnsName, IpAddress
 from validation.challenge import Challenge
 from validation.outcome import AttemptEvidence, Failed, FailureKind, Outcome, Proved
@@ -71,8 +72,8 @@ EVIDENCE = AttemptEvidence(
     resolved=("192.0.2.7", "192.0.2.8"),
     tried=("192.0.2.7",),
     redirects=("'http://x/'",),
-    started=1,
-    finished=2,
+    started=Micros(1),
+    finished=Micros(2),
 )
 
 
@@ -98,7 +99,7 @@ def test_an_answer_is_a_verdict_and_where_it_was_looked_for(outcome: Outcome, an
 
 def test_an_answer_stays_short() -> None:
     evidence = AttemptEvidence(
-        "x", "example.com", tried=tuple(map(str, map(ipaddress.IPv4Address, range(200)))), started=1, finished=2
+        "x", "example.com", tried=tuple(map(str, map(ipaddress.IPv4Address, range(200)))), started=Micros(1), finished=Micros(2)
     )
     answer = decode_answer(encode_answer(QUESTION, Failed(FailureKind.DNS, "x" * 9999, evidence)), identifier="example.com")
     assert (len(answer.detail), len(answer.tried)) == (MAX_TEXT, 64)
