@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit interop bench system-packages clean
+.PHONY: help run test lint unit interop bench fuzz system-packages clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ interop: system-packages $(VENV)/.installed-test ## real clients only: certbot, 
 
 bench: $(VENV)/.installed-test ## load and cost per certificate, on SQLite and PostgreSQL (ARGS="--help")
 	$(BIN)/python -m bench.run $(ARGS)
+
+fuzz: $(VENV)/.installed-test ## the property tests of ACME requests, twenty times as many (FUZZ_EXAMPLES=20000)
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(PYTEST) $(PARALLEL) tests/fuzz/test_acme_http.py tests/fuzz/test_finalize.py $(ARGS)
 
 system-packages: ## the Debian packages of the interop suite, when we are root and they are missing
 	@scripts/system-packages

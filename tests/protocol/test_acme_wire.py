@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from acmeserver.resources import RESOURCES
+from acmeserver.resources import RESOURCES, STAR_PATH
 from pki.strict import base64url
 from storage.database import Database
 from tests.helpers.acme_client import BASE, JOSE, AccountKey, AcmeClient, make_jws, to_json
@@ -55,6 +55,7 @@ async def test_the_directory_of_an_endpoint_tells_its_terms(world: AcmeWorld) ->
         "termsOfService": "https://ca.test/terms",
         "website": "https://ca.test",
         "caaIdentities": ["ca.test"],
+        "profiles": {"tls-server": "valid for 47 days", "short-lived": "valid for 47 days"},
     }
 
 
@@ -351,10 +352,13 @@ async def test_post_as_get_has_an_empty_payload(client: AcmeClient) -> None:
 
 async def test_plain_get_of_what_needs_a_signature_is_405(client: AcmeClient) -> None:
     """RFC 8555 §6.3: for every resource of the table, and for every method."""
-    concrete = [f"{client.url('')}{re.sub('{[^/]*}', 'ab', each.path)}" for each in RESOURCES]
-    for url in concrete:
+    for each in RESOURCES:
+        url = client.url(re.sub("{[^/]*}", "ab", each.path).replace("cert/ab/ab", "cert/ab/1"))
         for method in ("GET", "HEAD", "PUT", "DELETE", "PATCH"):
             reply = await client.request(method, url)
+            if each.path == STAR_PATH and method in {"GET", "HEAD"}:  # RFC 8739 §3.4: where an order allows it
+                assert reply.status == 404
+                continue
             assert (reply.status, reply.headers["Allow"]) == (405, "POST")
         unsigned = await client.send(url, b"{}")
         assert (unsigned.status, unsigned.problem) == (400, "malformed")
@@ -366,6 +370,14 @@ async def test_plain_get_of_what_needs_a_signature_is_405(client: AcmeClient) ->
 async def test_unknown_paths_are_404_problems(world: AcmeWorld, path: str) -> None:
     reply = await world.client().request("POST", world.client().url(path))
     assert (reply.status, reply.problem) == (404, "malformed")
+
+
+@pytest.mark.parametrize("path", ["/acme", "/acme/", "/acme/default", "/acme/nowhere", "/acme//default/new-order"])
+async def test_what_is_below_acme_and_no_endpoint_is_a_404_problem_too(world: AcmeWorld, path: str) -> None:
+    """Clients read errors as problem documents, also those that come of a directory URL that was cut short."""
+    for method in ("GET", "POST"):
+        reply = await world.client().request(method, path)
+        assert (reply.status, reply.problem) == (404, "malformed")
 
 
 async def test_an_unknown_endpoint_is_404(world: AcmeWorld) -> None:

@@ -59,8 +59,8 @@ def templates(world: AcmeWorld) -> list[str]:
 
 def concrete(template: str) -> str:
     """A path that the template's route answers, for an object that nobody has."""
-    path = template.replace("{endpoint}", "default")
-    return re.sub(r"\{(?:[^{}]|\{[^{}]*\})*\}", "ab", path)
+    values = {"endpoint": "default", "chain": "1"}
+    return re.sub(r"\{(\w+)(?:[^{}]|\{[^{}]*\})*\}", lambda found: values.get(found[1], "ab"), template)
 
 
 async def test_every_route_refuses_an_unsigned_request_but_for_the_public_ones(world: AcmeWorld) -> None:
@@ -260,7 +260,7 @@ async def test_what_is_allowed_is_said_where_a_verb_is_not(world: AcmeWorld) -> 
         for verb in ("PUT", "DELETE", "PATCH", "OPTIONS"):
             reply = await world.client().request(verb, concrete(template))
             if reply.status == 404:
-                assert "tail" in template
+                assert "tail" in template or template == "/acme"
                 continue
             assert (reply.status, reply.problem) == (405, "malformed")
             expected = {"GET", "HEAD"} if template in PUBLIC else {"POST"}
