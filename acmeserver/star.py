@@ -153,7 +153,7 @@ class Slot:
         return Slot(self.order_id, number, self.first_at, self.ends_at, self.lifetime, self.pad, self.csr)
 
     def current(self, now: Micros) -> Slot:
-        """This one, or after an outage the one that it is now: those in between would begin in the past."""
+        """The slot itself, or after an outage the one of today: those in between would begin in the past."""
         return self.at(max(self.number, (now - self.first_at) // (self.lifetime * _SECOND)))
 
     @property

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import assert_never
 
-from acmeserver import store
 from acmeserver.authentication import Acting, check_account
 from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.jwk import load_jwk

@@ -19,14 +19,15 @@ from acmeserver.endpoint import AcmeEndpoint, AutoRenewalRules
 from acmeserver.http import routes
 from acmeserver.server import AcmeServer
 from acmeserver.star import ORIGIN as STAR
+from acmeserver.star import Slot
 from acmeserver.star_settlement import StarSettler
 from issuance.request import Channel
-from pki.clock import after, http_date, rfc3339, to_micros
+from pki.clock import Micros, after, http_date, rfc3339, to_micros
 from pki.reasons import RevocationReason, Unavailable
 from pki.strict import base64url
 from policy.profiles import Profiles
 from signer.api import SignerRefused
-from storage.database import Database
+from storage.database import Conflict, Database, Step
 from tests.helpers.acme_client import BASE, AcmeClient, Http, Reply
 from tests.helpers.acme_world import RememberedErrors, ScriptedMethod, ScriptedPolicy, make_server, ready
 from tests.helpers.clock import FakeClock
@@ -208,6 +209,42 @@ async def test_many_workers_at_once_make_one_certificate_of_a_slot(world: World,
     await asyncio.gather(*(world.server.renew_stars() for _ in range(20)))
     assert len(await world.leaves()) == 2
     assert (await world.star())["number"] == 2
+    assert len(world.issuing.signer.signed) == 2  # nothing was signed only to be thrown away
+
+
+async def test_a_slot_is_begun_once_and_only_while_everything_it_stands_on_does(world: World, client: AcmeClient) -> None:
+    """The guards of the compare-and-set itself, whatever was looked at before."""
+    order, _ = await world.issued(client)
+    star, now = await world.star(), world.clock.micros()
+    slot = Slot(star["order_id"], 1, star["first_at"], star["ends_at"], 4 * 86_400, 2 * 86_400, star["csr_sha256"])
+    settler, write = StarSettler(), world.database.write
+
+    async def refused(slot: Slot = slot, at: Micros = now) -> bool:
+        try:
+            await write(*settler.began(slot.origin, now=at))
+        except Conflict:
+            return True
+        await write(*settler.released(slot.origin, now=at))
+        return False
+
+    assert not await refused()
+    await write(*settler.began(slot.origin, now=now))
+    assert await refused()  # it is begun
+    await write(*settler.released(slot.origin, now=now))
+    for wrong in (slot.at(0), slot.at(2), replace(slot, csr="0" * 64), replace(slot, order_id="another")):
+        assert await refused(wrong)
+    assert await refused(at=slot.ends_at)
+    for table, column, bad, good in (
+        ("acme_authorization", "status", "deactivated", "valid"),
+        ("acme_account", "status", "deactivated", "valid"),
+        ("acme_order", "status", "canceled", "valid"),
+        ("acme_star", "state", "canceled", "active"),
+    ):
+        await write(Step(f"UPDATE {table} SET {column} = $1", (bad,)))  # noqa: S608  # constants
+        assert await refused(), table
+        await write(Step(f"UPDATE {table} SET {column} = $1", (good,)))  # noqa: S608  # constants
+        assert not await refused(), table
+    assert order.status == 201
 
 
 async def test_many_finalizes_at_once_make_one_certificate_and_its_key_is_the_one_that_stays(

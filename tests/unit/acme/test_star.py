@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_every_certificate_is_there_before_half_of_the_last_one_is_over_and_none
     assert row[0].not_before == NOW
     for slot in row:
         assert slot.not_before < slot.not_after <= terms.end
-    for one, following in zip(row, row[1:], strict=False):
+    for one, following in itertools.pairwise(row):
         assert following.not_before <= one.nominal + terms.lifetime * 500_000
         assert following.not_before >= one.nominal
         assert following.not_after >= one.not_after  # no gap
