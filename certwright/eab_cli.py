@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shlex
 import sys
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,7 @@ from certwright.config_schema import parse_duration
 from certwright.errors import Refused
 from certwright.failures import DONE
 from pki.clock import Micros, SystemClock, after, rfc3339
-from pki.sealing import Sealer
+from pki.sealing import KEY_OCTETS, Sealer
 from storage.open import open_database
 
 T = TypeVar("T")
@@ -39,6 +40,8 @@ def create(
 ) -> int:
     found = load(find_config(config))
     settings = _endpoint(found, endpoint)
+    if not found.sealing_keys:
+        raise Refused(NO_SEALING_KEY)
     canonical = [_profile(found, settings, name) for name in profiles]
     until = _until(expires)
     made = _with_keys(
@@ -80,7 +83,7 @@ def command_lines(config: Config, endpoint: str, key: NewKey) -> dict[str, str]:
     return {
         "certbot": f"REQUESTS_CA_BUNDLE={root} certbot register --server {directory} {binding} "
         "--agree-tos --register-unsafely-without-email --non-interactive",
-        "lego": f"LEGO_CA_CERTIFICATES={root} lego --server {directory} --eab --kid {key.kid} --hmac {key.hmac_key} "
+        "lego 4": f"LEGO_CA_CERTIFICATES={root} lego --server {directory} --eab --kid {key.kid} --hmac {key.hmac_key} "
         "--accept-tos --email you@example.com --http --domains www.example.com run",
         "acme.sh": f"acme.sh --register-account --server {directory} --ca-bundle {root} {binding}",
     }
@@ -142,13 +145,13 @@ def _row(key: ExternalKey, accounts: int, now: Micros) -> dict[str, object]:
 
 
 def _with_keys(config: Config, use: Callable[[ExternalKeys], Awaitable[T]]) -> T:
-    if not config.sealing_keys:
-        raise Refused(NO_SEALING_KEY)
+    """Only `create` seals, so only it has to have the real key: a key can be revoked when the file is lost."""
+    sealer = Sealer(config.sealing_keys or (secrets.token_bytes(KEY_OCTETS),))
 
     async def inside() -> T:
         database = await open_database(config.database, migrate=False)
         try:
-            return await use(ExternalKeys(database=database, clock=SystemClock(), sealer=Sealer(config.sealing_keys)))
+            return await use(ExternalKeys(database=database, clock=SystemClock(), sealer=sealer))
         finally:
             await database.close()
 

@@ -29,7 +29,7 @@ async def test_a_key_that_anybody_can_factor_gets_no_account(world: AcmeWorld) -
     modulus = 3 * ((1 << 2047) // 3 | 1)
     weak = parse_jwk({"kty": "RSA", "e": "AQAB", "n": integer(modulus)})
     with pytest.raises(Problem) as caught:
-        await world.server.served["default"].accounts.register(weak, WANTED)
+        await world.server.served["default"].accounts.register(weak, WANTED, source_address="192.0.2.1")
     assert caught.value.type.value == "badPublicKey"
     assert await world.database.fetch("SELECT id FROM acme_account") == []
 

@@ -143,7 +143,7 @@ async def requests_of(client: AcmeClient) -> dict[str, tuple[str, object]]:
         if each.signed_by is SignedBy.KEY:
             continue
         first = each.path.partition("/")[0]
-        ours = parts.get("authz" if first == "challenge" else first, "")
+        ours = parts[{"challenge": "authz", "star-cert": "order"}.get(first, first)] if "{id" in each.path else ""
         path = each.path
         for member, value in {"id": ours, "kind": "http-01", "serial": parts["cert"], "chain": "1"}.items():
             path = re.sub(rf"\{{{member}:[^/]*\}}(?=/|$)", value, path)
