@@ -200,6 +200,9 @@ def perspective(
     resolver: Annotated[
         list[str], typer.Option("--resolver", metavar="ADDRESS[:PORT]", help="A DNS server. Default: the system's.")
     ] = [],  # noqa: B006  # typer's way; nobody changes it
+    require_dnssec: Annotated[
+        bool, typer.Option("--require-dnssec", help="Believe only what the resolver says that DNSSEC proved.")
+    ] = False,
     http01_port: Annotated[int, typer.Option("--http01-port", min=1, max=65535)] = 80,
     tlsalpn01_port: Annotated[int, typer.Option("--tlsalpn01-port", min=1, max=65535)] = 443,
     allow_network: Annotated[
@@ -216,6 +219,7 @@ def perspective(
         key=key,
         client_ca=client_ca,
         resolvers=tuple(resolver),
+        require_dnssec=require_dnssec,
         http01_port=http01_port,
         tlsalpn01_port=tlsalpn01_port,
         allow_networks=tuple(allow_network),

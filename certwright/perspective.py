@@ -55,6 +55,7 @@ class Options:
     key: Path
     client_ca: Path
     resolvers: tuple[str, ...] = ()  # empty: the system's
+    require_dnssec: bool = False  # of every answer of the resolvers
     http01_port: int = 80
     tlsalpn01_port: int = 443
     allow_networks: tuple[str, ...] = ()
@@ -165,8 +166,12 @@ async def _serve(agent: Agent, listening: socket.socket, context: ssl.SSLContext
 
 
 def _agent(options: Options, clock: Clock, log: Log) -> Agent:
+    if options.require_dnssec and not options.resolvers:
+        raise Refused("--require-dnssec: name the resolver that validates, with --resolver")
     try:
-        resolver: Resolver = DnsResolver(options.resolvers) if options.resolvers else SystemResolver()
+        resolver: Resolver = (
+            DnsResolver(options.resolvers, require_secure=options.require_dnssec) if options.resolvers else SystemResolver()
+        )
         egress = Egress(allow_networks=options.allow_networks)
     except ValueError as error:
         raise Refused(f"--resolver or --allow-network: {error}") from error

@@ -18,12 +18,14 @@ from tests.helpers.challenges import challenge
 from tests.helpers.dns import DnsFault
 from tests.helpers.perspectives import Pki, RunningAgent
 from tests.helpers.world import HttpTarget, World
+from validation.caa import CaaOutcome, Forbidden, Permitted, check_caa
+from validation.caa import Failed as CaaFailed
 from validation.challenge import Challenge
 from validation.methods import Method, local_methods
 from validation.outcome import AttemptEvidence, Failed, FailureKind, Outcome, Proved, Verdict
 from validation.perspectiveclient import HttpsPerspective
-from validation.perspectives import Perspective, agreeing_needed, corroborated
-from validation.perspectivewire import CAA, VALIDATE, CaaQuestion, Question, encode_question
+from validation.perspectives import CaaCheck, Perspective, agreeing_needed, corroborated, corroborated_caa
+from validation.perspectivewire import VALIDATE, CaaQuestion, Question, encode_question
 
 TOKEN = "LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDfowyjxAjEuX0"
 PROOF = f"{TOKEN}.9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI"
@@ -352,12 +354,73 @@ async def test_an_agent_that_answers_nonsense_does_not_agree(pki: Pki) -> None:
 # --- CAA
 
 
+QUESTION = CaaQuestion(NAME, frozenset({"ca.test"}), "https://ca.test/acme/account/1", frozenset({"http-01"}))
+
+
 async def test_an_agent_says_what_it_sees_of_caa(scene: Scene) -> None:
-    assert CAA == "/v1/caa"
-    question = CaaQuestion(DnsName(NAME.name), frozenset({"ca.test"}), "", frozenset({"http-01"}))
     agent, client = scene.agents[0], scene.clients[0]
     agent.dns[NAME.name] = ["127.0.0.1"]
-    assert await client.caa(question) == Verdict("frankfurt", agrees=True, detail="")
+    assert await client.caa(QUESTION) == Verdict("frankfurt", agrees=True, detail="")
+    agent.dns.caa(NAME.name, '0 issue "ca.test"')
+    assert (await client.caa(QUESTION)).agrees
+    agent.dns.caa(NAME.name, '0 issue "other-ca.example"')
+    verdict = await client.caa(QUESTION)
+    assert (verdict.agrees, verdict.kind) == (False, "forbidden")
     agent.dns.faults[NAME.name] = DnsFault.SERVFAIL
-    verdict = await client.caa(question)
+    verdict = await client.caa(QUESTION)
     assert (verdict.agrees, verdict.kind) == (False, "failed")
+
+
+def caa_of(scene: Scene, *, needed: int = 2) -> CaaCheck:
+    async def local(name: DnsName, *, account_url: str, methods: frozenset[str]) -> CaaOutcome:
+        return await check_caa(
+            name.name,
+            wildcard=name.wildcard,
+            resolver=scene.world.resolver(),
+            issuer_domains={"ca.test"},
+            account_url=account_url,
+            methods=methods,
+            clock=scene.world.clock,
+        )
+
+    return corroborated_caa(local, scene.clients, needed=needed, issuer_domains={"ca.test"})
+
+
+@pytest.mark.parametrize(
+    ("sees", "expected"),
+    [
+        (("permit", "permit", "permit"), Permitted),
+        (("permit", "forbid", "permit"), Permitted),
+        (("permit", "forbid", "forbid"), Forbidden),
+        (("permit", "forbid", "fail"), Forbidden),
+        (("permit", "fail", "fail"), CaaFailed),
+    ],
+)
+async def test_caa_counts_when_enough_see_no_objection(scene: Scene, sees: tuple[str, ...], expected: type[CaaOutcome]) -> None:
+    for agent, view in zip(scene.agents, sees, strict=True):
+        agent.dns[NAME.name] = ["127.0.0.1"]
+        if view == "forbid":
+            agent.dns.caa(NAME.name, '0 issue ";"')
+        if view == "fail":
+            agent.dns.faults[NAME.name] = DnsFault.SERVFAIL
+    outcome = await caa_of(scene)(NAME, account_url="", methods=frozenset({"http-01"}))
+    assert isinstance(outcome, expected), outcome
+    assert [verdict.agrees for verdict in outcome.evidence.perspectives] == [view == "permit" for view in sees]
+    assert outcome.evidence.name == str(NAME)
+
+
+async def test_what_we_see_forbidden_is_forbidden_whoever_else_sees_what(scene: Scene) -> None:
+    for agent in scene.agents:
+        agent.dns[NAME.name] = ["127.0.0.1"]
+    scene.world.dns.caa(NAME.name, '0 issue "other-ca.example"')
+    assert isinstance(await caa_of(scene)(NAME, account_url="", methods=frozenset()), Forbidden)
+
+
+async def test_wildcard_account_and_methods_reach_the_agents(scene: Scene) -> None:
+    right = '0 issuewild "ca.test; accounturi=https://ca.test/acme/account/1; validationmethods=dns-01"'
+    for dns in (scene.world.dns, *(agent.dns for agent in scene.agents)):
+        dns[NAME.name] = ["127.0.0.1"]
+        dns.caa(NAME.name, '0 issue ";"', right)
+    star = DnsName(NAME.name, wildcard=True)
+    outcome = await caa_of(scene, needed=3)(star, account_url=QUESTION.account_url, methods=frozenset({"dns-01"}))
+    assert isinstance(outcome, Permitted), outcome

@@ -1,4 +1,4 @@
-"""What is wrong with `validation.perspectives` is said at its line, before anything starts."""
+"""What is wrong with `validation.perspectives`, or cannot go with an onion, is said at its line before anything starts."""
 
 from __future__ import annotations
 
@@ -80,3 +80,22 @@ def test_files_that_are_not_there_or_are_for_everybody_are_named(made: Path, pki
 
 def test_a_quorum_of_nobody_is_refused(made: Path, pki: Pki) -> None:
     assert "greater than or equal to 1" in refusals(made, text_of(made, pki, *URLS, more="  quorum: 0\n"))
+
+
+def test_caa_and_onions_do_not_go_together(made: Path) -> None:
+    """Their CAA records are where only Tor gets at (RFC 9799 §6)."""
+    text = (made / "certwright.yaml").read_text()
+    identities = text.replace("\nvalidation:\n", "\nvalidation:\n  caa_identities: [ca.example.com]\n", 1)
+    old = "challenges: [http-01]"
+    assert old in text
+    assert read(made, text.replace(old, "challenges: [http-01, onion-csr-01]", 1)).acme["default"].challenges == (
+        "http-01",
+        "onion-csr-01",
+    )
+    for both in (
+        identities.replace(old, "challenges: [http-01, onion-csr-01], caa: true", 1),
+        identities.replace(old, "challenges: [onion-csr-01]", 1).replace(
+            "\n  short-lived:\n", "\n  short-lived:\n    caa: true\n", 1
+        ),
+    ):
+        assert "make an endpoint of its own" in refusals(made, both)
