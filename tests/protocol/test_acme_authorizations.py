@@ -16,6 +16,7 @@ from storage.database import Database
 from tests.helpers.acme_client import AcmeClient, Reply
 from tests.helpers.acme_world import AcmeWorld, acme_world, profile, ready
 from tests.helpers.clock import FakeClock
+from tests.helpers.counted import CountedDatabase
 from tests.helpers.issuance_simulator import der_of, make_csr
 from tests.helpers.profiles import profile as profile_with
 from validation.outcome import FailureKind
@@ -348,3 +349,36 @@ async def test_an_onion_is_never_proved_in_the_dns(world: AcmeWorld) -> None:
     client = await world.registered()
     assert (await client.order(name)).problem == "rejectedIdentifier"
     assert (await client.order(f"*.{name}")).problem == "rejectedIdentifier"
+
+
+# ------------------------------------------------------------------------------------------------ what it costs
+
+
+async def test_an_issuance_reads_and_writes_as_often_as_it_did_where_nothing_is_configured(
+    database: Database, clock: FakeClock
+) -> None:
+    """Four durable writes; newOrder reads nothing. Round trips are what an issuance costs on PostgreSQL."""
+    counted = CountedDatabase(database)
+    async with acme_world(counted, clock, endpoints=ENDPOINTS, profiles=PROFILES) as world:
+        for endpoint, reads in (("default", 0), ("again", 1), ("known", 1)):
+            client = await world.registered(endpoint)
+            await ready(client, "warm.example.com")  # the account's key is known from here on
+            counted.forget()
+            order = await client.order("a.example.com", "b.example.com")
+            assert (len(counted.reads), len(counted.writes)) == (reads, 1), endpoint
+            assert len(counted.writes[0]) == 1 + 2 * 2
+            counted.forget()
+            url = order.json["authorizations"][0]
+            await prove(client, url, "http-01")
+            assert (len(counted.reads), [len(steps) for steps in counted.writes]) == (2, [1])
+
+
+async def test_to_use_a_hundred_authorizations_again_costs_a_read_for_ten(database: Database, clock: FakeClock) -> None:
+    counted = CountedDatabase(database)
+    async with acme_world(counted, clock, endpoints=ENDPOINTS, profiles=PROFILES) as world:
+        client = await world.registered("again")
+        names = [f"n{number}.example.com" for number in range(20)]
+        await ready(client, *names)
+        counted.forget()
+        assert (await client.order(*names)).json["status"] == "ready"
+        assert (len(counted.reads), [len(steps) for steps in counted.writes]) == (2, [21])
