@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
+import josepy as jose
 import pytest
-from acme import challenges, client, messages
+from acme import challenges, client, jws, messages
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 from cryptography import x509
@@ -15,10 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from josepy.jwa import ES256, RS256
 from josepy.jwk import JWKEC, JWKRSA
 
+from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.http import routes
 from pki.clock import SystemClock
 from storage.database import Database
-from tests.helpers.acme_world import RememberedErrors, ScriptedMethod, ScriptedPolicy, SettlingIssuance, make_server
+from tests.helpers.acme_account import new_external_key
+from tests.helpers.acme_world import ENDPOINTS, RememberedErrors, ScriptedMethod, ScriptedPolicy, SettlingIssuance, make_server
 from tests.helpers.issuance_simulator import make_csr, pem_of
 from validation.outcome import FailureKind
 
@@ -38,6 +42,7 @@ async def base_url(database: Database) -> AsyncIterator[str]:
         methods=(http01, dns01),
         log=log,
         base_url=f"http://127.0.0.1:{port}",
+        endpoints=(*ENDPOINTS, AcmeEndpoint(name="bound", profiles=("tls-server",), external_account="required")),
     )
     app = web.Application()
     app.add_routes(routes(server))
@@ -46,12 +51,12 @@ async def base_url(database: Database) -> AsyncIterator[str]:
     assert log.events == []
 
 
-def connect(base_url: str, *, elliptic: bool) -> client.ClientV2:
+def connect(base_url: str, *, elliptic: bool, directory: str = "/acme/directory") -> client.ClientV2:
     if elliptic:
         net = client.ClientNetwork(JWKEC(key=ec.generate_private_key(ec.SECP256R1())), alg=ES256)
     else:
         net = client.ClientNetwork(JWKRSA(key=rsa.generate_private_key(65537, 2048)), alg=RS256)
-    return client.ClientV2(client.ClientV2.get_directory(f"{base_url}/acme/directory", net), net)
+    return client.ClientV2(client.ClientV2.get_directory(base_url + directory, net), net)
 
 
 def order(acme: client.ClientV2, *names: str) -> messages.OrderResource:
@@ -94,3 +99,65 @@ async def test_a_failed_validation_ends_with_its_reason(base_url: str) -> None:
         acme.net.session.close()
 
     await asyncio.to_thread(story)
+
+
+async def test_an_external_account_is_bound_and_its_key_is_used_once(base_url: str, database: Database) -> None:
+    keys = [await new_external_key(database, SystemClock(), endpoint="bound") for _ in range(2)]
+
+    def story() -> None:
+        acme = connect(base_url, elliptic=True, directory="/acme/bound/directory")
+        assert acme.external_account_required()
+        wanted = messages.NewRegistration.from_data(terms_of_service_agreed=True)
+        with pytest.raises(messages.Error) as caught:
+            acme.new_account(wanted)
+        assert caught.value.code == "externalAccountRequired"
+        for alg, key in zip(("HS256", "HS512"), keys, strict=True):
+            each = connect(base_url, elliptic=alg == "HS256", directory="/acme/bound/directory")
+            bound = messages.ExternalAccountBinding.from_data(
+                each.net.key.public_key(), key.kid, key.hmac_key, each.directory, alg
+            )
+            account = each.new_account(wanted.update(external_account_binding=bound))
+            assert account.body.external_account_binding == bound
+            assert each.poll_and_finalize(order(each, "a.example.com")).fullchain_pem
+            each.net.session.close()
+        again = messages.ExternalAccountBinding.from_data(
+            acme.net.key.public_key(), keys[0].kid, keys[0].hmac_key, acme.directory
+        )
+        with pytest.raises(messages.Error, match="has been used"):
+            acme.new_account(wanted.update(external_account_binding=again))
+        acme.net.session.close()
+
+    await asyncio.to_thread(story)
+
+
+async def test_the_key_of_an_account_is_changed_from_elliptic_to_rsa(base_url: str) -> None:
+    """The library has no call for it; its JWS and its way of posting are what a client would use."""
+
+    def story() -> None:
+        acme = connect(base_url, elliptic=True)
+        account = acme.new_account(messages.NewRegistration.from_data(terms_of_service_agreed=True))
+        url = acme.directory["keyChange"]
+        new = JWKRSA(key=rsa.generate_private_key(65537, 2048))
+        payload = json.dumps({"account": account.uri, "oldKey": acme.net.key.public_key().to_json()}).encode()
+        inner = jws.JWS.sign(payload, new, RS256, None, url)
+        assert acme._post(url, _Whole(inner.to_json())).status_code == 200  # it has no public one
+        acme.net.key, acme.net.alg = new, RS256
+        assert acme.query_registration(account).uri == account.uri
+        assert acme.poll_and_finalize(order(acme, "a.example.com")).fullchain_pem
+        acme.net.session.close()
+
+    await asyncio.to_thread(story)
+
+
+class _Whole(jose.JSONDeSerializable):
+    """An object that the library sends as it is."""
+
+    def __init__(self, members: dict[str, object]) -> None:
+        self._members = members
+
+    def to_partial_json(self) -> dict[str, object]:
+        return self._members
+
+    @classmethod
+    def from_json(cls, jobj: dict[str, object]) -> _Whole:
+        return cls(jobj)
