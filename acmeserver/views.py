@@ -79,14 +79,29 @@ def challenge_view(
 
 
 def _order_error(order: Order, now: Micros) -> dict[str, Any]:
-    """Why an order is invalid: what was recorded, else the first authorization that stands in its way."""
+    """Why an order is invalid: what was recorded, else each authorization that stands in its way, with its name (§6.7.1)."""
     if order.error is not None:
         return order.error
-    for each in order.authorizations:
-        if each.error is not None:
-            return each.error
-        status = each.status(now)
-        if status not in {AuthorizationStatus.PENDING, AuthorizationStatus.VALID}:
-            name = wire_identifier(each.identifier).value
-            return Problem(ProblemType.UNAUTHORIZED, f"the authorization for {name} is {status.value}").json()
-    return Problem(ProblemType.MALFORMED, "the order is past its time; make a new one").json()
+    shares = [share for each in order.authorizations if (share := _share(each, now)) is not None]
+    if not shares:
+        return Problem(ProblemType.MALFORMED, "the order is past its time; make a new one").json()
+    kinds = {share["type"] for share in shares}
+    first = {name: value for name, value in shares[0].items() if name != "identifier"}
+    if len(shares) > 1:
+        first["detail"] = f"{len(shares)} authorizations are not valid; see the subproblems"
+    if len(kinds) > 1:
+        compound = Problem(ProblemType.COMPOUND, first["detail"])
+        first |= {"type": compound.type.urn, "status": compound.status}
+    return {**first, "subproblems": [{name: value for name, value in share.items() if name != "status"} for share in shares]}
+
+
+def _share(authorization: Authorization, now: Micros) -> dict[str, Any] | None:
+    """One authorization's part in it, None when it is not the reason."""
+    status = authorization.status(now)
+    if status in {AuthorizationStatus.PENDING, AuthorizationStatus.VALID}:
+        return None
+    name = wire_identifier(authorization.identifier)
+    error = authorization.error
+    if error is None:
+        error = Problem(ProblemType.UNAUTHORIZED, f"the authorization for {name.value} is {status.value}").json()
+    return {**error, "identifier": name.json()}

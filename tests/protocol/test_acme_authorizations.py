@@ -382,3 +382,35 @@ async def test_to_use_a_hundred_authorizations_again_costs_a_read_for_ten(databa
         counted.forget()
         assert (await client.order(*names)).json["status"] == "ready"
         assert (len(counted.reads), [len(steps) for steps in counted.writes]) == (2, [21])
+
+
+# ------------------------------------------------------------------------------------------------ what an order says of them
+
+
+async def test_an_invalid_order_has_a_share_of_its_error_for_each_name_that_failed(
+    world: AcmeWorld, database: Database
+) -> None:
+    client = await world.registered()
+    world.http01.failing |= {"a.example.com": FailureKind.DNS, "b.example.com": FailureKind.TLS}
+    order = await client.order("a.example.com", "b.example.com", "c.example.com")
+    first, *rest = order.json["authorizations"]
+    challenge = (await client.post(first)).json["challenges"][0]
+    await client.post(challenge["url"], {})
+    error = (await client.post(order.location)).json["error"]
+    assert error["type"] == "urn:ietf:params:acme:error:dns"
+    assert [share["identifier"]["value"] for share in error["subproblems"]] == ["a.example.com"]
+    for url in rest:  # one may go on: another order may want what is proved
+        await client.post((await client.post(url)).json["challenges"][0]["url"], {})
+    error = (await client.post(order.location)).json["error"]
+    assert error["type"] == "urn:ietf:params:acme:error:compound"
+    shares = {share["identifier"]["value"]: share["type"].rpartition(":")[2] for share in error["subproblems"]}
+    assert shares == {"a.example.com": "dns", "b.example.com": "tls"}
+    assert all("status" not in share for share in error["subproblems"])
+
+
+async def test_a_deactivated_authorization_is_named_by_its_order(client: AcmeClient) -> None:
+    order = await client.order("a.example.com")
+    await client.post(order.json["authorizations"][0], {"status": "deactivated"})
+    error = (await client.post(order.location)).json["error"]
+    assert error["detail"] == "the authorization for a.example.com is deactivated"
+    assert error["subproblems"][0]["identifier"] == {"type": "dns", "value": "a.example.com"}
