@@ -8,7 +8,7 @@ not in the answer. Every status change is a compare-and-set.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,7 +182,7 @@ class Account:
     contact: tuple[str, ...]
     terms_agreed: bool
     terms: str = ""  # the URL of those that were agreed to last
-    external_binding: dict[str, Any] | None = None  # as the client sent it
+    external_binding: Mapping[str, Any] | None = None  # as the client sent it
 
     def agreed_to(self, terms: str | None) -> bool:
         """Whether it agreed to the terms in force; where there are none, whether it once said that it agrees."""

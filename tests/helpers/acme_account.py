@@ -73,9 +73,23 @@ def binding(
     secret: bytes | None = None,
 ) -> dict[str, str]:
     """externalAccountBinding of the client's key (RFC 8555 §7.3.4), then changes."""
-    protected = _changed({"alg": alg, "kid": key.kid, "url": client.url("new-account")}, header)
+    url = client.url("new-account")
+    return binding_of(client.key, key, url=url, alg=alg, header=header, payload=payload, secret=secret)
+
+
+def binding_of(
+    account_key: AccountKey,
+    key: NewKey,
+    *,
+    url: str,
+    alg: str = "HS256",
+    header: Mapping[str, Any] = {},
+    payload: bytes | None = None,
+    secret: bytes | None = None,
+) -> dict[str, str]:
+    protected = _changed({"alg": alg, "kid": key.kid, "url": url}, header)
     first = base64url(to_json(protected))
-    second = base64url(to_json(client.key.jwk) if payload is None else payload)
+    second = base64url(to_json(account_key.jwk) if payload is None else payload)
     digest = {"HS384": "sha384", "HS512": "sha512"}.get(alg, "sha256")
     mac = hmac.digest(from_base64url(key.hmac_key) if secret is None else secret, f"{first}.{second}".encode(), digest)
     return {"protected": first, "payload": second, "signature": base64url(mac)}

@@ -224,7 +224,8 @@ async def test_pages_follow_each_other_and_miss_none(world: AcmeWorld, clock: Fa
         orders_a_page=3,
     )
     acting = Acting(account_id, parse_jwk(client.key.jwk), "")
-    seen, cursor, pages = [], None, 0
+    seen: list[str] = []
+    cursor, pages = None, 0
     while True:
         page = await accounts.orders(acting, cursor)
         seen += page.ids

@@ -7,15 +7,15 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
-import josepy as jose
 import pytest
 from acme import challenges, client, jws, messages
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from josepy.interfaces import JSONDeSerializable
 from josepy.jwa import ES256, RS256
-from josepy.jwk import JWKEC, JWKRSA
+from josepy.jwk import JWK, JWKEC, JWKRSA
 
 from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.http import routes
@@ -101,6 +101,11 @@ async def test_a_failed_validation_ends_with_its_reason(base_url: str) -> None:
     await asyncio.to_thread(story)
 
 
+def public(acme: client.ClientV2) -> JWK:
+    assert acme.net.key is not None
+    return acme.net.key.public_key()
+
+
 async def test_an_external_account_is_bound_and_its_key_is_used_once(base_url: str, database: Database) -> None:
     keys = [await new_external_key(database, SystemClock(), endpoint="bound") for _ in range(2)]
 
@@ -113,16 +118,12 @@ async def test_an_external_account_is_bound_and_its_key_is_used_once(base_url: s
         assert caught.value.code == "externalAccountRequired"
         for alg, key in zip(("HS256", "HS512"), keys, strict=True):
             each = connect(base_url, elliptic=alg == "HS256", directory="/acme/bound/directory")
-            bound = messages.ExternalAccountBinding.from_data(
-                each.net.key.public_key(), key.kid, key.hmac_key, each.directory, alg
-            )
+            bound = messages.ExternalAccountBinding.from_data(public(each), key.kid, key.hmac_key, each.directory, alg)
             account = each.new_account(wanted.update(external_account_binding=bound))
             assert account.body.external_account_binding == bound
             assert each.poll_and_finalize(order(each, "a.example.com")).fullchain_pem
             each.net.session.close()
-        again = messages.ExternalAccountBinding.from_data(
-            acme.net.key.public_key(), keys[0].kid, keys[0].hmac_key, acme.directory
-        )
+        again = messages.ExternalAccountBinding.from_data(public(acme), keys[0].kid, keys[0].hmac_key, acme.directory)
         with pytest.raises(messages.Error, match="has been used"):
             acme.new_account(wanted.update(external_account_binding=again))
         acme.net.session.close()
@@ -138,7 +139,7 @@ async def test_the_key_of_an_account_is_changed_from_elliptic_to_rsa(base_url: s
         account = acme.new_account(messages.NewRegistration.from_data(terms_of_service_agreed=True))
         url = acme.directory["keyChange"]
         new = JWKRSA(key=rsa.generate_private_key(65537, 2048))
-        payload = json.dumps({"account": account.uri, "oldKey": acme.net.key.public_key().to_json()}).encode()
+        payload = json.dumps({"account": account.uri, "oldKey": public(acme).to_json()}).encode()
         inner = jws.JWS.sign(payload, new, RS256, None, url)
         assert acme._post(url, _Whole(inner.to_json())).status_code == 200  # it has no public one
         acme.net.key, acme.net.alg = new, RS256
@@ -149,7 +150,7 @@ async def test_the_key_of_an_account_is_changed_from_elliptic_to_rsa(base_url: s
     await asyncio.to_thread(story)
 
 
-class _Whole(jose.JSONDeSerializable):
+class _Whole(JSONDeSerializable):  # type: ignore[misc]  # josepy says of none of its classes what they are
     """An object that the library sends as it is."""
 
     def __init__(self, members: dict[str, object]) -> None:

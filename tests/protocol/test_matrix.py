@@ -20,6 +20,7 @@ from est.http import METHODS as EST_OPERATIONS
 from scep.message import MessageType
 from scep.wire import Operation
 from tests.helpers.front_doors import Door, refusal
+from tests.protocol.matrix.accounts import ACCOUNTS
 from tests.protocol.matrix.cells import (
     Granted,
     Impossible,
@@ -40,7 +41,7 @@ def site() -> Iterator[Site]:
         yield site
 
 
-MATRIX: dict[str, Row] = {**IDENTITY, **KEYS, **NAMES, **TERMS, **GRANTED, **FORM, **ORDERS}
+MATRIX: dict[str, Row] = {**IDENTITY, **KEYS, **NAMES, **TERMS, **GRANTED, **FORM, **ORDERS, **ACCOUNTS}
 TRIED = [(check, door) for check, row in MATRIX.items() for door, cell in row.items() if not isinstance(cell, Impossible)]
 
 
@@ -61,7 +62,7 @@ def test_every_check_is_made_at_every_door(check: str, door: Door, site: Site, t
 
 
 def test_the_matrix_is_total_and_every_gap_has_its_reason() -> None:
-    parts = (IDENTITY, KEYS, NAMES, TERMS, GRANTED, FORM, ORDERS)
+    parts = (IDENTITY, KEYS, NAMES, TERMS, GRANTED, FORM, ORDERS, ACCOUNTS)
     assert len(MATRIX) == sum(map(len, parts)), "two checks of one name"
     for check, row in MATRIX.items():
         assert set(row) == set(Door), check

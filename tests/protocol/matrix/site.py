@@ -18,6 +18,7 @@ from tests.helpers.server import Server
 
 # Somebody whose credentials are right, but whom the policies do not grant what he asks for: at every door the same people.
 ORPHAN, MISFIT, BRIEF, GUARDED = "orphan", "misfit", "brief", "guarded"
+BOUND = "bound"  # an ACME endpoint where accounts need an operator's key
 PEOPLE = {  # name -> (role, profile for ACME and REST, profile for EST and SCEP)
     ORPHAN: ("nobody", "tls-server", "device"),
     MISFIT: ("operator", "short-lived", "short-lived"),
@@ -40,6 +41,7 @@ endpoints:
   acme:
     default: {profiles: [tls-server, short-lived], challenges: [http-01], identifiers: [dns, ip]}
     branch: {profiles: [tls-server], challenges: [http-01]}
+    bound: {profiles: [tls-server], external_account: required}
     ORPHAN: {profiles: [tls-server], roles: [nobody]}
     MISFIT: {profiles: [short-lived], roles: [operator]}
     BRIEF: {profiles: [tls-server], roles: [brief]}

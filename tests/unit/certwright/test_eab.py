@@ -14,7 +14,7 @@ import pytest
 from pki.strict import from_base64url
 from tests.helpers.server import run
 
-ENDPOINT = "default: {profiles: [tls-server, short-lived], challenges: [http-01]"
+ENDPOINT = re.compile(r"(?m)^(    default: \{profiles: \[tls-server, short-lived\].*)\}$")
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def configured(made: Path, tmp_path: Path) -> Path:
     directory = tmp_path / "certwright"
     shutil.copytree(made, directory)
     file = directory / "certwright.yaml"
-    text = file.read_text()
-    assert ENDPOINT in text
-    file.write_text(text.replace(ENDPOINT, f"{ENDPOINT}, external_account: required"))
+    text, found = ENDPOINT.subn(r"\1, external_account: required}", file.read_text())
+    assert found == 1
+    file.write_text(text)
     return file
 
 
