@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from certwright import clients_acme
 from certwright.config import Config
-from certwright.init import is_loopback
 
 
 def command_for(client: str, config: Config) -> str:
+    if client in clients_acme.FILES:
+        return clients_acme.FILES[client](config)
     return f"{_environment(config)} && {COMMANDS[client](config)}"
 
 
@@ -22,29 +24,6 @@ def _environment(config: Config) -> str:
 
 def env_file(config: Config) -> Path:
     return config.file.absolute().parent / "bootstrap.env"
-
-
-def _name(config: Config) -> str:
-    """A name that this server can validate at once, or one to be replaced."""
-    host = urlsplit(config.base_url).hostname or ""
-    return "localhost" if is_loopback(host) else "www.example.com"
-
-
-def _certbot(config: Config) -> str:
-    port = config.validation.http01_port
-    return (
-        'REQUESTS_CA_BUNDLE="$CERTWRIGHT_CA_FILE" certbot certonly --standalone --server "$CERTWRIGHT_ACME_DIRECTORY" '
-        f"--http-01-port {port} -d {_name(config)} --non-interactive --agree-tos --register-unsafely-without-email "
-        "--config-dir certbot --work-dir certbot --logs-dir certbot"
-    )
-
-
-def _lego(config: Config) -> str:
-    port = config.validation.http01_port
-    return (
-        'LEGO_CA_CERTIFICATES="$CERTWRIGHT_CA_FILE" lego --server "$CERTWRIGHT_ACME_DIRECTORY" --email you@example.com --accept-tos '
-        f"--http --http.port :{port} --path lego --domains {_name(config)} run"
-    )
 
 
 def _curl_est(_config: Config) -> str:
@@ -64,7 +43,7 @@ def _scep(_config: Config) -> str:
 
 
 def _rest(config: Config) -> str:
-    name = _name(config)
+    name = clients_acme.name_of(config)
     return (
         f"openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {name}.key -subj / "
         f"-addext subjectAltName=DNS:{name} | "
@@ -74,8 +53,7 @@ def _rest(config: Config) -> str:
 
 
 COMMANDS: Mapping[str, Callable[[Config], str]] = {
-    "certbot": _certbot,
-    "lego": _lego,
+    **clients_acme.SHELL,
     "curl-est": _curl_est,
     "scep": _scep,
     "rest": _rest,

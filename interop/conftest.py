@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +38,8 @@ def dns_server() -> Iterator[DnsServer]:
         loop.close()
 
 
+NODE = Path(__file__).parent / "node"
+
 # Beside `default`, which is as `init` wrote it. Each offers one thing, so that a client has no other way.
 ENDPOINTS = """\
     dns: {profiles: [tls-server], challenges: [dns-01]}
@@ -54,7 +60,7 @@ def with_extensions(text: str, tlsalpn01_port: int) -> str:
         ("\n  est:\n", f"\n{ENDPOINTS}  est:\n"),
         ("\nprofiles:", "\nPROFILES:"),
         ("allowed_profiles: [tls-server, short-lived]\n", "allowed_profiles: [tls-server, short-lived, brief]\n"),
-        ("\n  http01_port:", f"\n  tlsalpn01_port: {tlsalpn01_port}\n  http01_port:"),
+        ("\n  http01_port:", f"\n  retry_delay: 1s\n  tlsalpn01_port: {tlsalpn01_port}\n  http01_port:"),
     ):
         assert text.count(old) == 1, old
         text = text.replace(old, new)
@@ -87,3 +93,27 @@ def home() -> Iterator[Path]:
     """A client's home directory."""
     with short_directory() as directory:
         yield directory
+
+
+@pytest.fixture(scope="session")
+def modules() -> Path:
+    """node_modules with acme-client, of the versions in node/package-lock.json. Skips when npm's registry is away."""
+    installed = Path(sys.prefix) / "interop-node"  # beside certbot; `make clean` takes it away
+    installed.mkdir(exist_ok=True)
+    with (installed / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may want it, too
+        return _install(installed)
+
+
+def _install(installed: Path) -> Path:
+    wanted, done = NODE / "package-lock.json", installed / "installed-lock.json"
+    if not done.exists() or done.read_bytes() != wanted.read_bytes():
+        for file in (NODE / "package.json", wanted):
+            shutil.copy(file, installed)
+        # With the user's own environment: the registry that npm is set up for is the one to ask.
+        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(installed)]
+        tried = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=100, check=False)
+        if tried.returncode != 0:
+            pytest.skip(f"client not installed: acme-client (npm): {tried.stderr.decode(errors='replace').strip()[-300:]}")
+        shutil.copy(wanted, done)
+    return installed / "node_modules"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from interop.support import Site, hold, needs, run, running, verify, within_a_minute
 from tests.helpers.server import free_ports
+from tests.helpers.server import run as certwright
 
 MODULES = Path("/usr/lib/apache2/modules")
 
@@ -31,14 +32,8 @@ LoadModule md_module {modules}/mod_md.so
 Listen 127.0.0.1:{http}
 Listen 127.0.0.1:{https} https
 
-MDCertificateAuthority {directory}
-MDCACertificateFile {root}
-MDCertificateAgreement accepted
-MDContactEmail admin@example.com
-MDPortMap http:{http} https:{https}
-MDCAChallenges {challenge}
 MDStoreDir {home}/md
-MDomain {first} {second}
+{md}
 
 <VirtualHost 127.0.0.1:{http}>
     ServerName {first}
@@ -54,10 +49,25 @@ MDomain {first} {second}
 """
 
 
+def printed(site: Site, root: Path, names: list[str], directory: str, https: int, challenge: str) -> str:
+    """What client-config says, for these names, this endpoint and these ports; children of Apache must be able to read the root."""
+    said = certwright("client-config", "mod_md", "--config", site.config).stdout
+    for old, new in (
+        (site["ACME_DIRECTORY"], directory),
+        (str(site.root), str(root)),
+        (f"https:{site.tlsalpn01_port}", f"https:{https}"),
+        ("MDCAChallenges http-01", f"MDCAChallenges {challenge}"),
+        ("MDomain localhost", f"MDomain {' '.join(names)}"),
+    ):
+        assert said.count(old) == 1, said
+        said = said.replace(old, new)
+    return said
+
+
 def serve_and_fetch(site: Site, home: Path, *, names: list[str], directory: str, https: int, challenge: str) -> None:
     """mod_md fetches beside the serving; a graceful restart takes what it got into use, as its manual says."""
     home.chmod(0o755)  # its children are another user when we are root
-    root = shutil.copy(site.root, home)
+    root = Path(shutil.copy(site.root, home))
     (home / "htdocs").mkdir()
     (home / "htdocs" / "page").write_text("served by Apache")
     config = home / "httpd.conf"
@@ -69,9 +79,7 @@ def serve_and_fetch(site: Site, home: Path, *, names: list[str], directory: str,
             modules=MODULES,
             http=site.http01_port,
             https=https,
-            directory=directory,
-            root=root,
-            challenge=challenge,
+            md=printed(site, root, names, directory, https, challenge),
             first=names[0],
             second=names[1],
         )

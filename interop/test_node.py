@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
+from interop.conftest import NODE
 from interop.support import Site, hold, needs, ocsp_by_post, refused, run, verify, verify_revoked
 from interop.webroot import webroot
 
 pytestmark = needs("node", "npm", package="nodejs, npm")
-
-HERE = Path(__file__).parent / "node"
-INSTALLED = Path(sys.prefix) / "interop-node"  # beside certbot; `make clean` takes it away
-
-
-@pytest.fixture(scope="module")
-def modules() -> Path:
-    """The directory that has node_modules. Skips when npm's registry cannot be reached."""
-    lock = HERE / "package-lock.json"
-    done = INSTALLED / "installed-lock.json"
-    if not done.exists() or done.read_bytes() != lock.read_bytes():
-        INSTALLED.mkdir(exist_ok=True)
-        for file in (HERE / "package.json", lock):
-            shutil.copy(file, INSTALLED)
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(INSTALLED)]
-        # With the user's own environment: the registry that npm is set up for is the one to ask.
-        tried = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=100, check=False)
-        if tried.returncode != 0:
-            pytest.skip(f"client not installed: acme-client (npm): {tried.stderr.decode(errors='replace').strip()[-300:]}")
-        shutil.copy(lock, done)
-    return INSTALLED / "node_modules"
 
 
 class Node:
@@ -51,10 +26,10 @@ class Node:
         }
 
     def run(self, *steps: str) -> None:
-        run(["node", HERE / "client.js", *steps], home=self.home, env=self.env)
+        run(["node", NODE / "client.js", *steps], home=self.home, env=self.env)
 
     def refused(self, *steps: str) -> str:
-        return refused(["node", HERE / "client.js", *steps], home=self.home, env=self.env)
+        return refused(["node", NODE / "client.js", *steps], home=self.home, env=self.env)
 
 
 def test_acme_client_issues_for_two_names_and_revokes(site: Site, home: Path, modules: Path) -> None:

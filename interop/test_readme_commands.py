@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -9,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-from interop.support import SEARCH_PATH, Site, hold, openssl, shell, verify
-from tests.helpers.server import Server
+from interop.support import SEARCH_PATH, Site, hold, needs, openssl, run, running, shell, verify, within_a_minute
+from interop.system_trust import needs_a_namespace, trusting
+from tests.helpers.server import Server, free_ports
 from tests.helpers.server import run as certwright
 
 
@@ -84,6 +87,8 @@ def test_each_line_that_up_prints_works_as_it_is(
     [
         ("certbot", "certbot", "sslserver"),
         ("lego", "lego", "sslserver"),
+        ("acme-tiny", "acme-tiny", "sslserver"),
+        ("dehydrated", "dehydrated", "sslserver"),
         ("curl-est", "curl", "sslclient"),
         ("scep", "scepclient", "sslclient"),
         ("rest", "curl", "sslserver"),
@@ -92,8 +97,62 @@ def test_each_line_that_up_prints_works_as_it_is(
 def test_each_line_of_client_config_works_as_it_is(
     first_time: FirstTime, home: Path, client: str, program: str, purpose: str
 ) -> None:
-    line = certwright("client-config", client, "--config", first_time.config).stdout.strip()
-    check(first_time, home, program, line, purpose)
+    check(first_time, home, program, config_for(first_time, client), purpose)
+
+
+def config_for(first_time: FirstTime, client: str) -> str:
+    return certwright("client-config", client, "--config", first_time.config).stdout.strip()
+
+
+@needs_a_namespace
+@needs("uacme", package="uacme")
+def test_the_line_for_uacme_works_where_the_system_trusts_our_root(site: Site, home: Path) -> None:
+    """At the server that has a DNS: uacme takes no name without a dot, so not localhost."""
+    name = site.name("printed.uacme")
+    script = certwright("client-config", "uacme", "--config", site.config).stdout.strip()
+    assert "update-ca-certificates" in script
+    run([*trusting(site.root), "bash", "-euc", script.replace("www.example.com", name)], home=home)
+    leaf = home / "uacme" / name / "cert.pem"
+    verify(hold(site, leaf, home=home, chain=leaf), names=[name])
+
+
+@needs("node", "npm", package="nodejs, npm")
+def test_the_lines_for_a_node_program_work_where_acme_client_is_installed(
+    first_time: FirstTime, home: Path, modules: Path
+) -> None:
+    shell(config_for(first_time, "node"), home=home, env={"NODE_PATH": str(modules)})
+    verify(hold(first_time.site, home / "localhost.pem", home=home), names=["localhost"])
+
+
+@needs("caddy", package="caddy")
+def test_the_lines_for_caddy_serve_the_name(first_time: FirstTime, home: Path) -> None:
+    """Its https port is a fixed one, which somebody may have; so it is another one here."""
+    (port,) = free_ports(1)
+    script = config_for(first_time, "caddy").replace("https_port 5001", f"https_port {port}")
+    assert str(port) in script
+    with running(["bash", "-c", script.replace("&& caddy", "&& exec caddy")], home=home):
+        within_a_minute("Caddy has its certificate", lambda: any(home.glob("caddy/certificates/*/localhost/localhost.crt")))
+        visit: list[str | Path] = ["curl", "-sS", "--fail", "--cacert", first_time.site.root, f"https://localhost:{port}/"]
+        assert run(visit, home=home).stdout == b"served by localhost"
+
+
+def test_the_issuer_for_cert_manager_names_our_directory_and_trusts_our_root(first_time: FirstTime) -> None:
+    """There is no cluster here; the field names are those of cert-manager's ACME issuer."""
+    issuer = YAML(typ="safe").load(config_for(first_time, "cert-manager"))
+    acme = issuer["spec"]["acme"]
+    assert (issuer["kind"], issuer["apiVersion"]) == ("ClusterIssuer", "cert-manager.io/v1")
+    assert acme["server"] == first_time.site["ACME_DIRECTORY"]
+    assert base64.b64decode(acme["caBundle"]) == first_time.site.root.read_bytes()
+    assert acme["privateKeySecretRef"]["name"]
+    assert acme["solvers"][0]["http01"]["ingress"]
+
+
+@pytest.mark.parametrize("client", ["acme.sh", "traefik", "mod_md"])
+def test_the_other_lines_name_our_directory_and_our_root(first_time: FirstTime, client: str) -> None:
+    """What mod_md is told is run by test_mod_md.py; acme.sh and Traefik are in no registry of Debian, PyPI or npm."""
+    said = config_for(first_time, client)
+    assert "CERTWRIGHT_ACME_DIRECTORY" in said or first_time.site["ACME_DIRECTORY"] in said
+    assert "CERTWRIGHT_CA_FILE" in said or str(first_time.site.root) in said
 
 
 README = Path(__file__).parent.parent / "README.md"

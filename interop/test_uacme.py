@@ -6,33 +6,13 @@ So it runs in a mount namespace of its own, where that file is another one; noth
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
-import pytest
-
 from interop.support import Site, hold, needs, openssl, refused, run, verify, verify_revoked
+from interop.system_trust import needs_a_namespace, trusting
 from interop.webroot import webroot
 
-TRUSTED = Path("/etc/ssl/certs/ca-certificates.crt")
-# As root, or as a user who may be root in a namespace of his own.
-NAMESPACE = ("unshare", "--mount", "--map-root-user")
-
-
-def may_make_a_namespace() -> bool:
-    if not TRUSTED.exists():
-        return False
-    try:
-        tried = subprocess.run([*NAMESPACE, "mount", "--bind", TRUSTED, TRUSTED], capture_output=True, timeout=10, check=False)
-    except OSError:
-        return False
-    return tried.returncode == 0
-
-
-pytestmark = [
-    needs("uacme", package="uacme"),
-    pytest.mark.skipif(not may_make_a_namespace(), reason="uacme: no mount namespace here, and it trusts /etc/ssl only"),
-]
+pytestmark = [needs("uacme", package="uacme"), needs_a_namespace]
 
 HOOK = """\
 #!/bin/sh
@@ -57,9 +37,8 @@ class Uacme:
         self.hook.chmod(0o755)
 
     def command(self, *arguments: str | Path) -> list[str | Path]:
-        trusting = f'mount --bind "{self.site.root}" {TRUSTED} && exec "$@"'
         return [
-            *(*NAMESPACE, "sh", "-c", trusting, "sh"),
+            *trusting(self.site.root),
             *("uacme", "-v", "-y", "-a", self.directory, "-c", self.home / "uacme", "-h", self.hook, *arguments),
         ]
 
