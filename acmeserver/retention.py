@@ -20,12 +20,13 @@ from storage.database import Database, Step, Value
 # $1 is the last key of the batch before, the parameter after the key the size of a batch. In `delete` the keys of both ends
 # come first.
 ORDER_PAGE_SQL = "SELECT id FROM acme_order WHERE id > $1 ORDER BY id LIMIT $2"
-# `processing` is the sweeper's to settle. A STAR order (RFC 8739) makes certificates until its end-date.
+# `processing` is the sweeper's to settle. A STAR order (RFC 8739) makes certificates until its end-date, once it has begun.
 ORDER_DELETE_SQL = (
     "DELETE FROM acme_order WHERE id > $1 AND id <= $2 AND status <> 'processing' AND expires_at < $3 "
     "AND NOT EXISTS (SELECT 1 FROM certificate c WHERE c.serial = acme_order.serial AND c.issuer = acme_order.issuer "
     "AND c.not_after >= $4) "
-    "AND NOT EXISTS (SELECT 1 FROM acme_star s WHERE s.order_id = acme_order.id AND s.ends_at >= $4) RETURNING id"
+    "AND NOT EXISTS (SELECT 1 FROM acme_star s WHERE s.order_id = acme_order.id AND s.ends_at >= $4 "
+    "AND (s.state <> 'waiting' OR s.begun = 1)) RETURNING id"
 )
 # An order comes and goes with its links in one transaction, so a link without an order is one that was left behind here.
 LINK_PAGE_SQL = (
@@ -43,7 +44,8 @@ AUTHORIZATION_DELETE_SQL = (
 )
 STAR_PAGE_SQL = "SELECT order_id FROM acme_star WHERE order_id > $1 ORDER BY order_id LIMIT $2"
 STAR_DELETE_SQL = (
-    "DELETE FROM acme_star WHERE order_id > $1 AND order_id <= $2 AND ends_at < $3 "
+    "DELETE FROM acme_star WHERE order_id > $1 AND order_id <= $2 "
+    "AND (ends_at < $3 OR (state = 'waiting' AND begun = 0)) "
     "AND NOT EXISTS (SELECT 1 FROM acme_order o WHERE o.id = acme_star.order_id) RETURNING order_id"
 )
 STAR_CERTIFICATE_PAGE_SQL = (

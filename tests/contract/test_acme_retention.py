@@ -152,6 +152,19 @@ async def test_an_order_that_renews_itself_stays_until_after_its_end_date(databa
     assert await counts(database, *star) == dict.fromkeys(star, 0)
 
 
+async def test_an_order_that_was_to_renew_itself_and_never_began_is_unfinished(database: Database, clock: FakeClock) -> None:
+    await order(database, "star", expires_at=clock.micros())
+    await database.write(Step(INSERT_STAR, ("star", b"", after(clock.micros(), 365 * DAY))))
+    await database.write(Step("UPDATE acme_star SET state = 'waiting' WHERE order_id = 'star'"))
+    star = ("acme_order", "acme_authorization", "acme_star")
+    clock.advance(KEPT.unfinished)
+    await all_of_it(retention(database, clock))
+    assert await counts(database, *star) == dict.fromkeys(star, 1)
+    clock.advance(timedelta(microseconds=1))
+    await all_of_it(retention(database, clock))
+    assert await counts(database, *star) == dict.fromkeys(star, 0)
+
+
 async def test_a_replacement_is_remembered_as_long_as_what_was_replaced(database: Database, clock: FakeClock) -> None:
     ends = after(clock.micros(), 10 * DAY)
     await database.write(
