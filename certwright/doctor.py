@@ -25,6 +25,7 @@ from signer.configuration import ConfigurationError
 from signer.secretfile import read_phrase, read_secret
 from storage.migrate import status
 from storage.schema import UPGRADE_COMMAND, SchemaError
+from validation.perspectiveclient import client_context
 
 SOON = timedelta(days=30)
 
@@ -50,6 +51,7 @@ def _findings(config: Config, clock: Clock) -> Iterator[Finding]:
     yield from _expiry(config, clock)
     yield from _profiles(config, clock)
     yield from _roles(config)
+    yield from _perspectives(config, clock)
     if env_file(config).exists():
         yield Finding("warn", f"{env_file(config)} holds the first secrets: move them to where they are needed, then delete it")
 
@@ -149,6 +151,20 @@ def _expiry(config: Config, clock: Clock) -> Iterator[Finding]:
         yield Finding(level, f"the certificate of {name} is good until {end:%Y-%m-%d}")
 
 
+def _perspectives(config: Config, clock: Clock) -> Iterator[Finding]:
+    """Whether ours is a certificate with its key; whether an agent is there, only an attempt can tell."""
+    for one in config.validation.perspectives:
+        try:
+            client_context(ca_file=str(one.ca_file), certificate=str(one.certificate), key=str(one.key))
+        except (ssl.SSLError, OSError):
+            yield Finding("fail", f"perspective {one.name}: {one.key} is not the key of {one.certificate}, or is encrypted")
+            continue
+        end = x509.load_pem_x509_certificate(one.certificate.read_bytes()).not_valid_after_utc
+        now = to_datetime(clock.micros())
+        level = "fail" if end <= now else "warn" if end - now < SOON else "ok"
+        yield Finding(level, f"our certificate for perspective {one.name} is good until {end:%Y-%m-%d}")
+
+
 def _profiles(config: Config, clock: Clock) -> Iterator[Finding]:
     now = to_datetime(clock.micros())
     for profile in config.profiles:
@@ -157,9 +173,9 @@ def _profiles(config: Config, clock: Clock) -> Iterator[Finding]:
             yield Finding(
                 "warn", f"profile {profile.name}: {profile.validity.days}d is longer than issuer {profile.issuer} lives"
             )
-        if profile.caa:
+        if profile.caa and not config.validation.caa_identities:
             yield Finding(
-                "warn", f"profile {profile.name}: CAA is not checked yet, so with `caa: true` it refuses every request"
+                "warn", f"profile {profile.name}: without validation.caa_identities its `caa: true` refuses every request"
             )
     for policy in config.policies:
         if policy.require_approval:

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from certwright import doctor
 from certwright.config import Config, parse
+from certwright.failures import REFUSED
 from certwright.yaml_positions import ConfigError
+from pki.clock import SystemClock
 from tests.helpers.perspectives import Pki
 
 
@@ -99,3 +102,14 @@ def test_caa_and_onions_do_not_go_together(made: Path) -> None:
         ),
     ):
         assert "make an endpoint of its own" in refusals(made, both)
+
+
+def test_check_finds_a_key_that_is_not_its_certificates(made: Path, pki: Pki, capsys: pytest.CaptureFixture[str]) -> None:
+    file = made / "certwright.yaml"
+    file.write_text(text_of(made, pki, *URLS[:1]))
+    clock = SystemClock()
+    doctor.check(file, clock)
+    assert "[warn] our certificate for perspective at-0 is good until" in capsys.readouterr().out  # Pki's live for a day
+    pki.server()[1].write_bytes(pki.agent("127.0.0.2")[1].read_bytes())
+    assert doctor.check(file, clock) == REFUSED
+    assert "[fail] perspective at-0: " in capsys.readouterr().out
