@@ -134,6 +134,18 @@ MISTAKES: list[tuple[str, Edit, str]] = [
     ),
     ("DNSSEC of whoever", replaced("http01_port: 5002", "http01_port: 5002\n  dnssec: require"), "name in validation.resolver"),
     ("DNSSEC, perhaps", replaced("http01_port: 5002", "http01_port: 5002\n  dnssec: on"), "one of: off, require"),
+    (
+        "terms that no browser opens",
+        replaced("challenges: [http-01]", 'challenges: [http-01], terms_of_service: "/terms"'),
+        "a URL that browsers open",
+    ),
+    (
+        "external accounts and no key that seals theirs",
+        lambda text: replaced("challenges: [http-01]", "challenges: [http-01], external_account: optional")(
+            text.replace("secrets_key_file: secrets.key", "")
+        ),
+        "make one with (umask 077; openssl rand -hex 32 > secrets.key)",
+    ),
     ("challenge unknown", replaced("challenges: [http-01]", "challenges: [http-1]"), "(did you mean 'http-01'?)"),
     ("EST authentication not served", replaced("[basic]", "[basic, certificate]"), "certificate is not served yet"),
     (

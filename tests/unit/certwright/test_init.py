@@ -46,7 +46,7 @@ def test_the_directory_is_private_and_every_secret_in_it_is_too(made: Path) -> N
     modes = {str(path.relative_to(made)): stat.S_IMODE(path.stat().st_mode) for path in made.rglob("*") if path.is_file()}
     assert stat.S_IMODE(made.stat().st_mode) == 0o700
     secret = {name for name in modes if name.endswith((".key", "passphrase", ".env"))} | {"certwright.db"}
-    assert len(secret) == 9
+    assert len(secret) == 10
     assert {modes[name] for name in secret} == {0o600}
     assert modes["ca/root.pem"] == 0o644
 
