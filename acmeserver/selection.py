@@ -132,6 +132,7 @@ def _proof(authorization: Authorization) -> ChallengeEvidence:
         method=authorization.chosen,
         authorization_id=authorization.id,
         validated_at=authorization.validated_at,
+        wildcard=authorization.wildcard,
         subdomains=authorization.subdomains,
         perspectives=authorization.perspectives,
     )

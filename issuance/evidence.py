@@ -27,7 +27,7 @@ from policy.profiles import Profile
 
 DNS_METHODS = frozenset({"dns-01", "dns-account-01", "dns-persist-01"})
 # RFC 8555 §7.1.3, BR 3.2.2.4.19: HTTP proves nothing about the names below. An onion's key is in its name (RFC 9799 §3.2).
-# That a record of dns-persist-01 says policy=wildcard is the method's to see to.
+# That a record of dns-persist-01 says policy=wildcard is the method's to see to, which is why it was told of the wildcard.
 WILDCARD_METHODS = DNS_METHODS | {"onion-csr-01"}
 
 
@@ -48,11 +48,12 @@ def counts(proof: ChallengeEvidence, name: Identifier, profile: Profile, now: Mi
     oldest = now - profile.evidence_max_age // timedelta(microseconds=1)
     if not oldest <= proof.validated_at <= now or proof.perspectives < profile.perspectives_required:
         return False
-    if isinstance(name, DnsName) and name.wildcard and proof.method not in WILDCARD_METHODS:
+    wildcard = isinstance(name, DnsName) and name.wildcard
+    if wildcard and proof.method not in WILDCARD_METHODS:
         return False
-    if proof.identifier == name.base:
-        return True
-    return proof.subdomains and proof.method in DNS_METHODS and is_below(name, proof.identifier)
+    if proof.subdomains:  # of the ancestor itself, too, and of the star right below it
+        return proof.method in DNS_METHODS and (proof.identifier == name.base or is_below(name, proof.identifier))
+    return proof.identifier == name.base and proof.wildcard == wildcard
 
 
 def check_evidence(

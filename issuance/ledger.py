@@ -156,6 +156,8 @@ def _evidence(evidence: Evidence) -> dict[str, object]:
                 "authorization": evidence.authorization_id,
                 "validated_at": evidence.validated_at,
             }
+            if evidence.wildcard:
+                content["wildcard"] = True
             if evidence.subdomains:
                 content["subdomains"] = True
             if evidence.perspectives:

@@ -32,6 +32,7 @@ class ChallengeEvidence:
     method: str  # "http-01", ...
     authorization_id: str
     validated_at: Micros
+    wildcard: bool = False  # the authorization was for `*.identifier`, and the method knew it
     subdomains: bool = False  # it was asked for, and counts, for the names below as well (RFC 9444)
     perspectives: int = 0  # remote perspectives that saw the same
 

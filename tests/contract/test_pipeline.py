@@ -209,8 +209,8 @@ async def test_a_policy_that_asks_for_an_approval_issues_nothing_yet(database: D
     assert "approval" in (await refusal(issuing, issuing.request("a.example.com"))).detail
 
 
-def proof(name: str, at: Micros, method: str = "http-01") -> ChallengeEvidence:
-    return ChallengeEvidence(parse_dns(name), method, "authz", at)
+def proof(name: str, at: Micros, method: str = "http-01", *, wildcard: bool = False) -> ChallengeEvidence:
+    return ChallengeEvidence(parse_dns(name), method, "authz", at, wildcard)
 
 
 async def test_an_account_gets_only_names_that_it_has_proved(issuing: Issuing, clock: FakeClock) -> None:
@@ -232,10 +232,10 @@ async def test_a_proof_ages(issuing: Issuing, clock: FakeClock, age: timedelta, 
 
 async def test_a_wildcard_is_not_proved_by_http(issuing: Issuing, clock: FakeClock) -> None:
     """BR 3.2.2.4.19: HTTP proves a host, not the names below it."""
-    by_http = (proof("example.com", clock.micros()),)
+    by_http = (proof("example.com", clock.micros(), wildcard=True),)
     wildcard = issuing.request("*.example.com", principal=ACCOUNT, evidence=by_http)
     assert (await refusal(issuing, wildcard)).reason is Reason.NOT_VALIDATED
-    by_dns = (proof("example.com", clock.micros(), "dns-01"),)
+    by_dns = (proof("example.com", clock.micros(), "dns-01", wildcard=True),)
     assert await issuing.issued("*.example.com", principal=ACCOUNT, evidence=by_dns)
 
 

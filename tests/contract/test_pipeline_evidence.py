@@ -120,13 +120,23 @@ async def test_a_proof_of_something_else_is_none(
 
 @pytest.mark.parametrize("method", ["dns-01", "dns-account-01", "dns-persist-01", "onion-csr-01"])
 async def test_a_wildcard_is_proved_by_these_methods(issuing: Issuing, clock: FakeClock, method: str) -> None:
-    evidence = (proof(clock, "example.com", method),)
+    evidence = (proof(clock, "example.com", method, wildcard=True),)
     assert await issuing.issued("*.example.com", principal=ACCOUNT, evidence=evidence)
+
+
+async def test_a_proof_of_the_name_is_none_of_its_wildcard_nor_the_other_way_round(issuing: Issuing, clock: FakeClock) -> None:
+    """A record of dns-persist-01 without policy=wildcard proves the one and not the other."""
+    plain = (proof(clock, "example.com", "dns-persist-01"),)
+    await refused(issuing, issuing.request("*.example.com", principal=ACCOUNT, evidence=plain))
+    starred = (proof(clock, "example.com", "dns-persist-01", wildcard=True),)
+    await refused(issuing, issuing.request("example.com", principal=ACCOUNT, evidence=starred))
+    above = (proof(clock, "example.com", "dns-persist-01", subdomains=True),)
+    assert await issuing.issued("*.example.com", "example.com", principal=ACCOUNT, evidence=above)
 
 
 @pytest.mark.parametrize("method", ["http-01", "tls-alpn-01", "device-attest-01", ""])
 async def test_a_wildcard_is_proved_by_no_other(issuing: Issuing, clock: FakeClock, method: str) -> None:
-    evidence = (proof(clock, "example.com", method),)
+    evidence = (proof(clock, "example.com", method, wildcard=True),)
     await refused(issuing, issuing.request("*.example.com", principal=ACCOUNT, evidence=evidence))
 
 
