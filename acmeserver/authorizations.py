@@ -30,7 +30,14 @@ class Authorizations:
         )
         if row["z_id"] is None:
             raise not_found("authorization")
-        return store.authorization_from(row)
+        return self._as_offered(store.authorization_from(row))
+
+    def _as_offered(self, authorization: Authorization) -> Authorization:
+        """Without the challenges that the operator has taken away since: what is offered no more proves nothing new."""
+        offered = tuple(
+            kind for kind in authorization.challenges if kind in self._endpoint.challenges or kind == authorization.chosen
+        )
+        return authorization if offered == authorization.challenges else replace(authorization, challenges=offered)
 
     async def read_challenge(self, acting: Acting, authorization_id: str, kind: str) -> Authorization:
         authorization = await self.read(acting, authorization_id)
