@@ -159,7 +159,9 @@ class Renewals:
         window = suggested_window(record, self._rules)
         # A failed try gives the certificate free again, but not the exemption from limits: else failing would be free, too.
         # Nor is an order for further names what was asked for: those would be past every limit.
-        in_window = window.start <= now <= record.not_after and not holder and asked <= names
+        # Nor what replaces a certificate that the subscriber revoked: else revoking would be a way past every limit.
+        own_doing = record.revoked_by.startswith(f"{PrincipalKind.ACME_ACCOUNT.value}:")
+        in_window = window.start <= now <= record.not_after and not holder and asked <= names and not own_doing
         return Predecessor(record.issuer, record.serial, text, holder, in_window)
 
     async def check_free(self, predecessor: Predecessor | None) -> None:

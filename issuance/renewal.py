@@ -19,7 +19,7 @@ from policy.principal import Principal
 from storage.database import Conflict, Database, Row, Step
 
 RENEWAL_SQL = """
-SELECT c.issuer, c.serial, c.principal, c.names, c.not_before, c.not_after, r.revoked_at,
+SELECT c.issuer, c.serial, c.principal, c.names, c.not_before, c.not_after, r.revoked_at, r.principal AS revoked_by,
     p.window_start, p.window_end, p.explanation_url
 FROM certificate c LEFT JOIN revocation r ON r.issuer = c.issuer AND r.serial = c.serial
 LEFT JOIN renewal_pull p ON p.issuer = c.issuer AND (p.profile = '' OR p.profile = c.profile)
@@ -65,6 +65,7 @@ class RenewalRecord:
     revoked_at: Micros | None
     pulled: Window | None
     explanation_url: str
+    revoked_by: str = ""  # "kind:id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,7 @@ def _record(row: Row) -> RenewalRecord:
         revoked_at=row["revoked_at"],
         pulled=pulled,
         explanation_url=row["explanation_url"] or "",
+        revoked_by=row["revoked_by"] or "",
     )
 
 

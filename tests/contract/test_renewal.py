@@ -105,6 +105,8 @@ async def test_the_decision_is_in_the_audit_with_its_size_and_revoked_ones_are_n
     site.clock.advance(HOUR)
     _, certificates = await site.pull()
     assert certificates == 2
+    assert (await site.record(serials[0])).revoked_by == str(PROGRAM)
+    assert (await site.record(serials[1])).revoked_by == ""
     (row,) = await site.issuing.rows("SELECT * FROM audit WHERE event = 'renewals.pulled'")
     assert row["principal"] == "operator:command-line"
     assert '"certificates":2' in row["detail"]

@@ -133,6 +133,7 @@ class SimulatedIssuance:
     script: list[Outcome | Exception] = field(default_factory=list)
     records: dict[str, CertificateRecord] = field(default_factory=dict)
     other_cas: list[ThrowAwayCa] = field(default_factory=list)  # at the ends of alternate chains
+    revoked_by: dict[str, str] = field(default_factory=dict)  # by serial
     pulls: dict[str, tuple[Window, str]] = field(default_factory=dict)  # by serial, with the URL that explains it
     _by_key: dict[str, Issued] = field(default_factory=dict)
     _now: int = START
@@ -174,6 +175,7 @@ class SimulatedIssuance:
         if record.revoked_at is not None:
             raise Rejection(Reason.ALREADY_REVOKED, "it is revoked already")
         self.records[serial] = replace(record, revoked_at=Micros(self._now), reason=reason)
+        self.revoked_by[serial] = str(principal)
 
     async def certificate(
         self, serial: str, *, issuer: str | None = None, principal: str | None = None
@@ -197,7 +199,8 @@ class SimulatedIssuance:
         one = record.certificate
         pulled, url = self.pulls.get(serial, (None, ""))
         times = (one.not_before, one.not_after, record.revoked_at)
-        return RenewalRecord(one.issuer, one.serial, record.principal, record.names, *times, pulled, url)
+        by = self.revoked_by.get(serial, "")
+        return RenewalRecord(one.issuer, one.serial, record.principal, record.names, *times, pulled, url, by)
 
     def alternates(self, issuer: str) -> int:
         assert issuer == "issuing"

@@ -16,7 +16,10 @@ from acmeserver.problems import Problem
 from acmeserver.renewal import CertId, parse_cert_id, render_cert_id, retry_after, suggested_window
 from issuance.renewal import RenewalRecord, Window
 from pki.clock import Micros, after, to_micros
+from pki.identifiers import parse_dns
+from pki.reasons import RevocationReason
 from pki.strict import base64url
+from policy.principal import Principal, PrincipalKind
 from storage.database import Database
 from tests.helpers.acme_client import BASE, AcmeClient, Reply
 from tests.helpers.acme_world import AcmeWorld, acme_world, ready
@@ -333,3 +336,21 @@ async def test_an_endpoint_without_renewal_information_does_not_know_the_member(
     order = await client.order("a.example.com", replaces="anything at all")
     assert order.status == 201
     assert "replaces" not in order.json
+
+
+@pytest.mark.parametrize(("kind", "asked_for"), [(PrincipalKind.OPERATOR, True), (PrincipalKind.ACME_ACCOUNT, False)])
+async def test_who_revoked_it_decides_whether_its_replacement_was_asked_for(
+    world: AcmeWorld, client: AcmeClient, kind: PrincipalKind, *, asked_for: bool
+) -> None:
+    """An incident's renewals pass the limits; whoever issues and revokes in turn does not."""
+    cert_id = parse_cert_id(await certified(world, client, "a.example.com"))
+    await world.issuance.revoke(
+        issuer="issuing",
+        serial=cert_id.serial,
+        reason=RevocationReason.SUPERSEDED,
+        principal=Principal(kind, "somebody", frozenset()),
+    )
+    renewals, account = world.server.served["choice"].renewals, client.kid.rpartition("/")[2]
+    found = await renewals.predecessor(render_cert_id(cert_id), account_id=account, identifiers=[parse_dns("a.example.com")])
+    assert found is not None
+    assert found.in_window is asked_for

@@ -457,7 +457,8 @@ async def test_only_a_valid_order_with_auto_renewal_can_be_canceled(world: World
         reply = await client.post(order.location, {"status": "canceled"})
         assert (reply.status, reply.problem) == (400, "autoRenewalCancellationInvalid")
         assert (await client.post(order.location)).json["status"] == "pending"
-    for payload in ({}, {"status": "valid"}, {"status": "deactivated"}, [], "canceled"):
+    payloads: tuple[object, ...] = ({}, {"status": "valid"}, {"status": "deactivated"}, [], "canceled")
+    for payload in payloads:
         assert (await client.post(pending.location, payload)).problem == "malformed"
 
 
