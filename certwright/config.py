@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import itertools
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import ValidationError
 
 from acmeserver.chaos import Chaos
 from acmeserver.retention import Kept
 from certwright import config_schema
 from certwright.config_acme import CAA_IDENTITIES, AcmeSettings, acme_settings, retention_settings
+from certwright.config_files import ConfigFiles
+from certwright.config_issuers import Issuer, IssuerReader, RegistrationAuthority
 from certwright.config_profiles import build_profile
 from certwright.config_validation import Files, Validation, validation_settings
 from certwright.yaml_positions import ConfigError, Document, Place, Problem, read_document
@@ -34,7 +30,7 @@ from pki.sealing import parse_keys
 from policy.names import parse_pattern
 from policy.profiles import Profile, Profiles, canonical_profile_name
 from policy.rules import Policy
-from signer.api import Envelope, KeyConfig, KeyUse, Pkcs11Key, SoftwareKey
+from signer.api import KeyConfig
 
 Address = tuple[str, int]
 
@@ -55,25 +51,6 @@ class Listen:
     mtls: Address | None
     http: Address | None
     metrics: Address | None
-
-
-@dataclass(frozen=True, slots=True)
-class Issuer:
-    """One CA key, its certificate and what leads from it to the root (which comes last)."""
-
-    name: str
-    certificate: bytes = field(repr=False)  # DER
-    chain: tuple[bytes, ...] = field(repr=False)  # DER, next issuer first
-    crl_refresh: timedelta
-    crl_lifetime: timedelta
-    alternates: tuple[tuple[bytes, ...], ...] = field(default=(), repr=False)  # DER, each as (certificate, *chain)
-
-
-@dataclass(frozen=True, slots=True)
-class RegistrationAuthority:
-    name: str
-    key: str  # KeyConfig.name
-    certificate: bytes = field(repr=False)  # DER
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +162,15 @@ class _Builder:
     def __init__(self, document: Document, root: config_schema.Root) -> None:
         self._document = document
         self._root = root
-        self._directory = document.file.absolute().parent
+        self._files = ConfigFiles(document)
+        self._issuers = IssuerReader(document, root, self._files)
 
     def build(self) -> Config:
         root = self._root
-        issuers = {name: self._issuer(name, given) for name, given in root.issuers.items()}
+        issuers = {name: self._issuers.issuer(name, given) for name, given in root.issuers.items()}
         profiles = self._profiles()
         policies = tuple(self._policy(name, given, profiles) for name, given in root.policies.items())
-        authorities = {name: self._authority(name, given) for name, given in root.registration_authorities.items()}
+        authorities = {name: self._issuers.authority(name, given) for name, given in root.registration_authorities.items()}
         database = self._database()
         if not root.base_url.startswith("https://"):
             self._document.note(("base_url",), "ACME and EST are served over https only; write https://")
@@ -200,15 +178,15 @@ class _Builder:
             file=self._document.file,
             base_url=root.base_url,
             http_url=root.http_url or self._default_http_url(),
-            data_dir=self._path(root.data_dir),
+            data_dir=self._files.path(root.data_dir),
             database=database,
             sealing_keys=self._sealing_keys(),
             workers=self._workers(database),
             listen=self._listen(),
-            tls_certificate=self._readable(("tls", "certificate"), root.tls.certificate),
-            tls_key=self._secret(("tls", "key_file"), root.tls.key_file),
-            signer_socket=self._path(root.signer.socket) if root.signer.socket else None,
-            keys=self._keys(issuers, profiles),
+            tls_certificate=self._files.readable(("tls", "certificate"), root.tls.certificate),
+            tls_key=self._files.secret(("tls", "key_file"), root.tls.key_file),
+            signer_socket=self._files.path(root.signer.socket) if root.signer.socket else None,
+            keys=self._issuers.keys(issuers, profiles),
             issuers=issuers,
             registration_authorities=authorities,
             profiles=Profiles(profiles),
@@ -220,148 +198,6 @@ class _Builder:
             retention=retention_settings(root.retention, partial(self._note_below, ("retention",))),
             chaos=self._chaos(),
         )
-
-    # ---- files
-
-    def _path(self, text: str) -> Path:
-        return self._directory / text
-
-    def _readable(self, place: Place, text: str) -> Path:
-        path = self._path(text)
-        try:
-            if not stat.S_ISREG(path.stat().st_mode):
-                self._document.note(place, f"{path} is not a file")
-        except PermissionError:
-            self._document.note(place, f"this user may not look at {path}; is it the user that the server runs as?")
-        except (OSError, ValueError):
-            self._document.note(place, f"there is no file {path}")
-        return path
-
-    def _secret(self, place: Place, text: str) -> Path:
-        before = len(self._document.problems)
-        path = self._readable(place, text)
-        if len(self._document.problems) == before and path.stat().st_mode & 0o007:
-            self._document.note(place, f"anybody on this machine can read {path}; do: chmod o= {path}")
-        return path
-
-    def _certificates(self, place: Place, text: str) -> list[x509.Certificate]:
-        before = len(self._document.problems)
-        path = self._readable(place, text)
-        if len(self._document.problems) > before:
-            return []
-        try:
-            return x509.load_pem_x509_certificates(path.read_bytes())
-        except (ValueError, OSError):
-            self._document.note(place, f"{path} holds no certificate in PEM")
-            return []
-
-    # ---- issuers and keys
-
-    def _issuer(self, name: str, given: config_schema.Issuer) -> Issuer:
-        place = ("issuers", name)
-        own = self._certificates((*place, "certificate"), given.certificate)
-        chain = [
-            certificate
-            for index, file in enumerate(given.chain)
-            for certificate in self._certificates((*place, "chain", index), file)
-        ]
-        if own:
-            self._check_ca((*place, "certificate"), own[0])
-        self._check_chain((*place, "chain"), [*own[:1], *chain])
-        if given.crl.refresh <= timedelta(0) or given.crl.refresh >= given.crl.lifetime:
-            self._document.note(
-                (*place, "crl"), "refresh must be shorter than lifetime, or the CRL expires before the next one"
-            )
-        if given.crl.lifetime > timedelta(days=10):
-            self._document.note((*place, "crl", "lifetime"), "at most 10d (BR 7.2)")
-        return Issuer(
-            name,
-            own[0].public_bytes(Encoding.DER) if own else b"",
-            tuple(certificate.public_bytes(Encoding.DER) for certificate in chain),
-            given.crl.refresh,
-            given.crl.lifetime,
-            tuple(
-                self._alternate((*place, "alternate_chains", index), files, own)
-                for index, files in enumerate(given.alternate_chains)
-            ),
-        )
-
-    def _check_chain(self, place: Place, certificates: list[x509.Certificate]) -> None:
-        for below, above in itertools.pairwise(certificates):
-            try:
-                below.verify_directly_issued_by(above)
-            except (ValueError, TypeError, InvalidSignature):
-                said = f"{above.subject.rfc4514_string()!r} did not issue {below.subject.rfc4514_string()!r}; list the next issuer first"
-                self._document.note(place, said)
-
-    def _alternate(self, place: Place, files: list[str], own: list[x509.Certificate]) -> tuple[bytes, ...]:
-        """Another way up from the same CA: its first certificate has our name, key and key identifier, or no chain would verify."""
-        chain = [one for index, file in enumerate(files) for one in self._certificates((*place, index), file)]
-        if chain and own:
-            self._check_ca((*place, 0), chain[0])
-            self._document.check()
-            if _identity(chain[0]) != _identity(own[0]):
-                self._document.note(
-                    (*place, 0), "it begins with the same CA (name, key and key identifier), certified by another"
-                )
-            elif chain[0] == own[0]:
-                self._document.note((*place, 0), "this is the issuer's own certificate again; leave the chain out")
-        self._check_chain(place, chain)
-        return tuple(one.public_bytes(Encoding.DER) for one in chain)
-
-    def _check_ca(self, place: Place, certificate: x509.Certificate) -> None:
-        try:
-            constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-            usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-            certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-        except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
-            self._document.note(place, "a CA certificate has basic constraints, key usage and a subject key identifier")
-            return
-        if not (constraints.ca and usage.key_cert_sign and usage.crl_sign):
-            self._document.note(place, "this certificate may not issue: it needs CA:TRUE, keyCertSign and cRLSign")
-
-    def _keys(self, issuers: Mapping[str, Issuer], profiles: list[Profile]) -> tuple[KeyConfig, ...]:
-        keys: list[KeyConfig] = []
-        for name, given in self._root.issuers.items():
-            own = [profile for profile in profiles if profile.issuer == name]
-            envelope = Envelope(
-                issuer_certificate=issuers[name].certificate,
-                max_validity=max((profile.max_validity + profile.backdate for profile in own), default=timedelta(0)),
-                extended_key_usages=frozenset(usage for profile in own for usage in profile.extended_key_usage),
-            )
-            source = self._source(("issuers", name, "key"), given.key)
-            keys.append(KeyConfig(name=name, use=KeyUse.ISSUER, source=source, envelope=envelope))
-        for name, authority in self._root.registration_authorities.items():
-            source = self._source(("registration_authorities", name, "key"), authority.key)
-            keys.append(KeyConfig(name=_ra_key(name), use=KeyUse.RA, source=source, envelope=None))
-        return tuple(keys)
-
-    def _source(self, place: Place, key: config_schema.Key) -> SoftwareKey | Pkcs11Key:
-        if (key.software is None) == (key.pkcs11 is None):
-            self._document.note(place, "give one of software and pkcs11")
-        if key.pkcs11 is not None:
-            given = key.pkcs11
-            return Pkcs11Key(
-                module=self._readable((*place, "pkcs11", "module"), given.module),
-                token=given.token,
-                label=given.label,
-                pin_file=self._key_file((*place, "pkcs11", "pin_file"), given.pin_file),
-            )
-        software = key.software or config_schema.SoftwareKey(file="-")
-        return SoftwareKey(
-            file=self._key_file((*place, "software", "file"), software.file),
-            passphrase_file=self._key_file((*place, "software", "passphrase_file"), software.passphrase_file)
-            if software.passphrase_file
-            else None,
-        )
-
-    def _key_file(self, place: Place, text: str) -> Path:
-        """With a signer of its own, the keys are its business and perhaps not for our eyes."""
-        return self._path(text) if self._root.signer.socket else self._secret(place, text)
-
-    def _authority(self, name: str, given: config_schema.RegistrationAuthority) -> RegistrationAuthority:
-        own = self._certificates(("registration_authorities", name, "certificate"), given.certificate)
-        return RegistrationAuthority(name, _ra_key(name), own[0].public_bytes(Encoding.DER) if own else b"")
 
     # ---- profiles, policies, endpoints
 
@@ -504,11 +340,11 @@ class _Builder:
 
     def _validation(self) -> Validation:
         def certificates(place: Place, text: str) -> Path:
-            self._certificates(("validation", *place), text)
-            return self._path(text)
+            self._files.certificates(("validation", *place), text)
+            return self._files.path(text)
 
         def secret(place: Place, text: str) -> Path:
-            return self._secret(("validation", *place), text)
+            return self._files.secret(("validation", *place), text)
 
         note = partial(self._note_below, ("validation",))
         return validation_settings(self._root.validation, files=Files(certificates, secret), note=note)
@@ -521,11 +357,11 @@ class _Builder:
         place: Place = ("database",)
         if url is None:
             place = ("database_file",)
-            file = self._secret(place, self._root.database_file or "")
+            file = self._files.secret(place, self._root.database_file or "")
             self._document.check()
             url = file.read_text(encoding="utf-8", errors="replace").strip()
         if url.startswith("sqlite:"):
-            return f"sqlite://{self._path(url.removeprefix('sqlite:').removeprefix('//'))}"
+            return f"sqlite://{self._files.path(url.removeprefix('sqlite:').removeprefix('//'))}"
         if not url.startswith(("postgresql://", "postgres://")):
             self._document.note(place, "a URL such as sqlite:certwright.db or postgresql://user@host/certwright")
         return url
@@ -539,7 +375,7 @@ class _Builder:
                     self._document.note(("endpoints", "acme", name, "external_account"), NO_SEALING_KEY)
             return ()
         before = len(self._document.problems)
-        path = self._secret(place, given)
+        path = self._files.secret(place, given)
         if len(self._document.problems) > before:
             return ()
         try:
@@ -567,14 +403,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"  # `serve` looks at where its sockets are
-
-
-def _identity(certificate: x509.Certificate) -> tuple[bytes, bytes, bytes]:
-    """What a certificate that it issued says of its issuer."""
-    key_identifier = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return certificate.subject.public_bytes(), key, key_identifier
-
-
-def _ra_key(name: str) -> str:
-    return f"ra/{name}"
