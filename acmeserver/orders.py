@@ -70,22 +70,8 @@ class Orders:
         """Raises Problem, Rejection. A renewal that we asked for (RFC 9773) is not counted by the limits."""
         profile, version = self._profile(wanted.profile)
         acting = await admitted(self._database, self._endpoint, acting)
-        names = parse_names(
-            wanted.identifiers,
-            wanted.ancestors,
-            endpoint=self._endpoint,
-            is_public_suffix=self._is_public_suffix,
-            owns=owner_of(acting, profile),
-        )
+        names = self._names(acting, wanted, profile)
         identifiers = [name.identifier for name in names]
-        check_wanted(acting, profile=profile.name, identifiers=identifiers)
-        self._policy.check(
-            principal=principal(acting, self._endpoint),
-            profile=profile,
-            identifiers=identifiers,
-            not_before=wanted.not_before,
-            not_after=wanted.not_after,
-        )
         replaced = await self._renewals.predecessor(wanted.replaces, account_id=acting.account_id, identifiers=identifiers)
         renewal = replaced is not None and replaced.in_window
         now = self._clock.micros()
@@ -104,14 +90,33 @@ class Orders:
                 more.append(self._stars.insert_step(order, terms, acting.account_id, now))
             inserted = _insert_steps(order, selected, acting, guard(acting, self._endpoint), now)
             await self._database.write(*limited, *inserted, *more)
-        except (
-            Conflict
-        ) as conflict:  # ids are random, so it is the guard on the account, a limit, or a certificate's replacement
+        except Conflict as conflict:
+            # Ids are random, so it is the guard on the account, a limit, or a certificate's replacement.
             await self._renewals.check_free(replaced)
             changed = await explain(self._database, self._endpoint, acting)
             refused = await self._limits.order_refusal(acting.account_id, identifiers, now, renewal=renewal)
             raise (refused or changed) from conflict
         return order
+
+    def _names(self, acting: Acting, wanted: NewOrder, profile: Profile) -> tuple[Name, ...]:
+        """What is ordered, if it could ever be granted: nobody proves control of a name in vain. Raises Problem, Rejection."""
+        names = parse_names(
+            wanted.identifiers,
+            wanted.ancestors,
+            endpoint=self._endpoint,
+            is_public_suffix=self._is_public_suffix,
+            owns=owner_of(acting, profile),
+        )
+        identifiers = [name.identifier for name in names]
+        check_wanted(acting, profile=profile.name, identifiers=identifiers)
+        self._policy.check(
+            principal=principal(acting, self._endpoint),
+            profile=profile,
+            identifiers=identifiers,
+            not_before=wanted.not_before,
+            not_after=wanted.not_after,
+        )
+        return names
 
     async def read(self, acting: Acting, order_id: str) -> Order:
         """The account's own order, not past its time. Raises Problem."""
