@@ -152,6 +152,8 @@ def challenges_for(identifier: Identifier, kinds: Sequence[str], *, ancestor: Dn
     match identifier:
         case DnsName() if is_onion(identifier.name):
             fit, needs = {ONION}, f"an onion name needs the challenge {ONION}"
+            if ancestor is not None:  # RFC 9444 §4 is for names in the DNS
+                fit, needs = set(), f"an onion name has no ancestor: its own authorization needs {ONION}"
         case DnsName() if below:
             fit, needs = set(DNS_METHODS), "a wildcard needs the challenge dns-01"
             if ancestor is not None:

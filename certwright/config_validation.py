@@ -58,6 +58,11 @@ def validation_settings(given: config_schema.Validation, *, files: Files, note: 
         note(("retry_delay",), "at most 1m: clients give up after a minute and a half")
     if given.dnssec == "require" and isinstance(given.resolver, str):
         note(("dnssec",), NO_RESOLVER)
+    taken: dict[str, str] = {}
+    for name, one in given.perspectives.items():
+        other = taken.setdefault(one.url.lower(), name)
+        if other != name:  # one agent asked twice would be two voices
+            note(("perspectives", name, "url"), f"{other!r} is there already; every perspective is an agent of its own")
     return Validation(
         resolver=() if isinstance(given.resolver, str) else tuple(given.resolver),
         require_dnssec=given.dnssec == "require",

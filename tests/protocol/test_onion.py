@@ -23,6 +23,7 @@ ONION = AcmeEndpoint(
     profiles=("tls-server",),
     challenges=("http-01", "dns-01", "onion-csr-01"),
     roles=frozenset({"acme"}),
+    subdomains=True,
 )
 
 
@@ -116,3 +117,11 @@ async def test_no_other_name_is_offered_the_challenge(client: AcmeClient) -> Non
 async def test_a_name_that_is_no_key_is_no_name(client: AcmeClient, name: str) -> None:
     reply = await client.order(name)
     assert (reply.status, reply.problem) == (400, "rejectedIdentifier")
+
+
+async def test_an_onion_is_not_authorized_by_its_ancestor(client: AcmeClient, service: OnionService) -> None:
+    """RFC 9444 is for names in the DNS; what could not be issued in the end is not begun."""
+    identifier = {"type": "dns", "value": f"www.{service.name}", "ancestorDomain": service.name}
+    reply = await client.post(client.url("new-order"), {"identifiers": [identifier]})
+    assert (reply.status, reply.problem) == (400, "rejectedIdentifier")
+    assert "no ancestor" in reply.json["detail"]

@@ -351,6 +351,37 @@ async def test_an_agent_that_answers_nonsense_does_not_agree(pki: Pki) -> None:
         assert len(verdict.detail) == 1000
 
 
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"",
+        b"\0\xff" * 100,
+        b"220 mail.internal.example ESMTP\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+    ],
+)
+async def test_an_agent_that_speaks_no_http_or_sends_us_away_does_not_agree(pki: Pki, wire: bytes) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(wire)
+        await writer.drain()
+        writer.close()
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*pki.agent("127.0.0.2"))
+    async with await asyncio.start_server(handle, "127.0.0.2", 0, ssl=context) as liar:
+        url = f"https://127.0.0.2:{liar.sockets[0].getsockname()[1]}"
+        async with HttpsPerspective("liar", url, pki.client_context(), deadline=5) as client:
+            verdict = await client.validate(Question("http-01", challenge(NAME, PROOF)))
+    assert (verdict.agrees, verdict.kind) == (False, "")
+    assert verdict.detail.startswith("it ")
+    assert "internal" not in verdict.detail
+
+
 # --- CAA
 
 

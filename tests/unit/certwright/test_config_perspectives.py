@@ -69,6 +69,11 @@ def test_a_profile_that_asks_for_more_than_there_are_is_refused(made: Path, pki:
     assert read(made, text_of(made, pki, *URLS, profile="    perspectives_required: 3\n"))
 
 
+def test_one_agent_has_one_voice(made: Path, pki: Pki) -> None:
+    said = refusals(made, text_of(made, pki, URLS[0], URLS[1], URLS[0]))
+    assert "'at-0' is there already" in said
+
+
 def test_they_are_asked_over_https_only(made: Path, pki: Pki) -> None:
     assert "https only" in refusals(made, text_of(made, pki, "http://198.51.100.1:9444"))
 
