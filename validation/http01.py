@@ -23,6 +23,7 @@ from validation.httpwire import MAX_BODY, REDIRECTS, BadResponse, Response, Resp
 from validation.outcome import FailureKind, Outcome
 from validation.reach import Failure, Reach, attempt
 from validation.resolver import Resolver
+from validation.tls import validation_context
 
 MAX_REDIRECTS = 10
 MAX_PATH = 2000  # octets of path and query that a redirect may have
@@ -209,7 +210,7 @@ async def _exchange(target: _Target, connection: socket.socket) -> Response:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Response] = loop.create_future()
 
-    tls = _tls() if target.scheme == "https" else None
+    tls = validation_context("http/1.1") if target.scheme == "https" else None
     server_name = "" if isinstance(target.host, IpAddress) else str(target.host)  # RFC 6066 §3: no addresses
     try:
         transport, _ = await loop.create_connection(
@@ -229,13 +230,3 @@ async def _exchange(target: _Target, connection: socket.socket) -> Response:
         raise Failure(error.kind, f"{shown(target.url)}: {error.detail}") from error
     finally:
         transport.abort()  # not close(): a TLS goodbye may take as long as the server likes
-
-
-def _tls() -> ssl.SSLContext:
-    """TLS 1.2 or better, any certificate: the target may be asking for its first one (RFC 8555 §8.3 wants none verified)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context

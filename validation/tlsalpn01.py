@@ -25,6 +25,7 @@ from validation.egress import Egress
 from validation.outcome import FailureKind, Outcome
 from validation.reach import Failure, Reach, attempt
 from validation.resolver import Resolver
+from validation.tls import validation_context
 
 ALPN = "acme-tls/1"
 DEADLINE = 10.0  # seconds for everything
@@ -159,7 +160,9 @@ async def _handshake(connection: socket.socket, name: str, where: str) -> bytes:
     """
     loop = asyncio.get_running_loop()
     try:
-        transport, _ = await loop.create_connection(asyncio.Protocol, sock=connection, ssl=_tls(), server_hostname=name)
+        transport, _ = await loop.create_connection(
+            asyncio.Protocol, sock=connection, ssl=validation_context(ALPN), server_hostname=name
+        )
     except OSError as error:
         connection.close()
         why = error.reason if isinstance(error, ssl.SSLError) and error.reason else "the server broke the connection"
@@ -179,13 +182,3 @@ async def _handshake(connection: socket.socket, name: str, where: str) -> bytes:
         return bytes(certificate)
     finally:
         transport.abort()  # not close(): a TLS goodbye may take as long as the server likes
-
-
-def _tls() -> ssl.SSLContext:
-    """RFC 8737 §3 offers this one protocol, and RFC 8737 §4 wants TLS 1.2 or later. Whose certificate it is, is judged here."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols([ALPN])
-    return context
