@@ -165,6 +165,8 @@ VALUES = {
     "id": "A" * 22,
     "kind": "http-01",
     "serial": "abcdef",
+    "chain": "1",
+    "certificate": "AAAA.AAAA",
     "label": "default",
     "operation": "simpleenroll",
     "issuer": "issuing",
