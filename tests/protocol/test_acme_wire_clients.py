@@ -166,8 +166,8 @@ async def test_certbot_gets_the_challenge_that_it_answered_and_the_way_up(client
         assert f'<{authorization}>;rel="up"' in reply.links
 
 
-async def test_409_is_kept_for_conflicts_that_have_a_location(world: AcmeWorld, client: AcmeClient) -> None:
-    """certbot takes any 409 for "your key has an account already", and looks for its Location without reading the body."""
+async def test_what_is_no_conflict_of_keys_or_renewals_is_not_409(world: AcmeWorld, client: AcmeClient) -> None:
+    """certbot takes any 409 for "your key has an account already" and never reads the body; it is for that and for RFC 9773 alone."""
     order, _ = await issued(client, "a.example.com")
     csr = der_of(make_csr("a.example.com"))
     again = [await client.finalize(order, csr), await client.post(order.json["authorizations"][0], {"status": "deactivated"})]
