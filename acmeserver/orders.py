@@ -19,6 +19,7 @@ from acmeserver.renewal import Renewals
 from acmeserver.selection import Selected, Selection, authorization_values, evidence_of, owner_of
 from acmeserver.settlement import ORIGIN
 from acmeserver.standing import admitted, check_standing, check_wanted, explain, guard, principal
+from acmeserver.star import Terms
 from acmeserver.star_orders import Stars
 from acmeserver.states import OrderStatus, StoredAuthorization, StoredOrder
 from acmeserver.store import Order
@@ -70,17 +71,17 @@ class Orders:
         """Raises Problem, Rejection. A renewal that we asked for (RFC 9773) is not counted by the limits."""
         profile, version = self._profile(wanted.profile)
         acting = await admitted(self._database, self._endpoint, acting)
-        names = self._names(acting, wanted, profile)
+        now = self._clock.micros()
+        terms = self._stars.granted(wanted.auto_renewal, profile, now)
+        names = self._names(acting, wanted if terms is None else _longest(wanted, terms, now), profile)
         identifiers = [name.identifier for name in names]
         replaced = await self._renewals.predecessor(wanted.replaces, account_id=acting.account_id, identifiers=identifiers)
         renewal = replaced is not None and replaced.in_window
-        now = self._clock.micros()
         until = after(now, self._endpoint.order_lifetime)
         selected = await self._selection.select(names, profile, acting, now=now, expires_at=until)
         order = self._new_order(names, wanted, (profile.name, version), selected, until)
         if replaced is not None:
             order = replace(order, replaces=replaced.text)
-        terms = self._stars.granted(wanted.auto_renewal, profile, now)
         if terms is not None:
             order = replace(order, auto_renewal=terms.text())
         try:
@@ -223,6 +224,12 @@ class Orders:
             caa=self._endpoint.caa,
             account_url=self._urls.account(acting.account_id),
         )
+
+
+def _longest(wanted: NewOrder, terms: Terms, now: Micros) -> NewOrder:
+    """For policy: the longest certificate that will come of an order that renews itself."""
+    begin, end = terms.longest(now)
+    return replace(wanted, not_before=begin, not_after=end)
 
 
 def _insert_steps(order: Order, selected: Selected, acting: Acting, guarded: tuple[str, str], now: Micros) -> list[Step]:

@@ -30,13 +30,14 @@ from acmeserver.selection import Selection
 from acmeserver.star_orders import BATCH, Stars
 from acmeserver.urls import Urls
 from acmeserver.validations import ONCE, Retries, Sleep, Validations
-from pki.clock import Clock
+from pki.clock import Clock, after
 from pki.sealing import Sealer
 from pki.strict import base64url
 from policy.limits import is_public_suffix
 from policy.profiles import Profiles
 from storage.database import Database
 
+RENEWING = timedelta(seconds=20)
 HOLD = timedelta(seconds=1)  # how long a challenge POST waits for its result
 
 
@@ -184,7 +185,8 @@ class AcmeServer:
 
     async def renew_stars(self) -> bool:
         """What orders that renew themselves (RFC 8739) are due, some at a time; whether there may be more. Raises Unavailable."""
-        looked = [await served.stars.renew(served.orders.request_again) for served in self.served.values()]
+        until = after(self.clock.micros(), RENEWING)  # well within a job's lease, or one would be cut off while it is signed
+        looked = [await served.stars.renew(served.orders.request_again, until=until) for served in self.served.values()]
         return BATCH in looked
 
     async def clean(self) -> None:

@@ -46,6 +46,11 @@ class Terms:
     pad: int
     allow_get: bool
 
+    def longest(self, now: Micros) -> tuple[Micros, Micros]:
+        """NotBefore and notAfter of a certificate as long as any of the order, about now."""
+        begin = Micros(now + _SECOND)
+        return begin, Micros(begin + (self.lifetime + self.pad - 1) * _SECOND)
+
     def text(self) -> str:
         """For the order's row."""
         return orjson.dumps([self.start, self.end, self.lifetime, self.pad, self.allow_get]).decode()

@@ -19,7 +19,7 @@ from acmeserver.store import Order
 from issuance.request import IssuanceRequest, Issued, Origin, Outcome, Pending, Rejected
 from pki.clock import Clock, Micros, after
 from pki.csr import Csr, parse_csr
-from pki.reasons import Rejection
+from pki.reasons import Rejection, Unavailable
 from policy.profiles import Profile, Profiles
 from storage.database import Conflict, Database, Row, Step
 
@@ -144,13 +144,24 @@ class Stars:
 
     # ---- the job's part
 
-    async def renew(self, request_again: RequestAgain) -> int:
-        """Make what is due; gives how many were looked at. Several workers may do this at once. Raises Unavailable."""
+    async def renew(self, request_again: RequestAgain, *, until: Micros) -> int:
+        """Make what is due, as long as there is time; gives how many there were. Several workers may do this at once.
+
+        Raises Unavailable.
+        """
         if self._rules is None:
             return 0
         due = await self._database.fetch(DUE_SQL, self._clock.micros(), self._endpoint.name, BATCH)
         for row in due:
-            await self._renew(row, request_again)
+            if self._clock.micros() > until:
+                break
+            try:
+                await self._renew(row, request_again)
+            except Unavailable:
+                raise
+            except Exception:  # noqa: BLE001  # the outermost edge of one order: a bug that it meets must not end the renewals of the others
+                _LOG.exception("order %s could not be renewed", row["order_id"])
+                await self._delay(row, row["number"])
         return len(due)
 
     async def _renew(self, row: Row, request_again: RequestAgain) -> None:
@@ -166,8 +177,11 @@ class Stars:
         refusal = await self._issue(row, slot, request_again, now)
         if refusal is not None:
             _LOG.warning("order %s is not renewed (certificate %d): %s", slot.order_id, slot.number, refusal)
-            delay = min(BACK_OFF * 2 ** min(row["failures"], 10), LONGEST_BACK_OFF)
-            await self._try(Step(DELAY_SQL, (slot.order_id, slot.number, after(now, delay))))
+            await self._delay(row, slot.number)
+
+    async def _delay(self, row: Row, number: int) -> None:
+        wait = min(BACK_OFF * 2 ** min(row["failures"], 10), LONGEST_BACK_OFF)
+        await self._try(Step(DELAY_SQL, (row["order_id"], number, after(self._clock.micros(), wait))))
 
     async def _issue(self, row: Row, slot: Slot, request_again: RequestAgain, now: Micros) -> str | None:
         """None, or why not: it is tried again until the order ends, for what is in the way may be put right."""

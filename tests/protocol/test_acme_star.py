@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -47,12 +47,24 @@ ENDPOINTS = (
 
 
 @dataclass(slots=True)
+class TimedPolicy(ScriptedPolicy):
+    """Remembers for which times it was asked."""
+
+    times: list[tuple[Micros | None, Micros | None]] = field(default_factory=list)
+
+    def check(self, *, not_before: Micros | None, not_after: Micros | None, **asked: Any) -> None:
+        self.times.append((not_before, not_after))
+        ScriptedPolicy.check(self, not_before=not_before, not_after=not_after, **asked)
+
+
+@dataclass(slots=True)
 class World:
     server: AcmeServer
     http: Http
     issuing: Issuing
     clock: FakeClock
     database: Database
+    policy: TimedPolicy
 
     async def registered(self, endpoint: str = "default") -> AcmeClient:
         client = AcmeClient(self.http, endpoint=endpoint)
@@ -88,11 +100,12 @@ async def world(database: Database, clock: FakeClock) -> AsyncIterator[World]:
     issuing = Issuing(database, clock, profiles=(PROFILE,), settlers={STAR: StarSettler()})
     method = ScriptedMethod("http-01", clock)
     method.gate.set()
+    policy = TimedPolicy()
     server = make_server(
         database,
         clock,
         issuance=issuing.issuance,
-        policy=ScriptedPolicy(),
+        policy=policy,
         methods=[method],
         log=RememberedErrors(),
         endpoints=ENDPOINTS,
@@ -101,7 +114,7 @@ async def world(database: Database, clock: FakeClock) -> AsyncIterator[World]:
     app = web.Application()
     app.add_routes(routes(server))
     async with TestClient(TestServer(app)) as http:
-        yield World(server, http, issuing, clock, database)
+        yield World(server, http, issuing, clock, database, policy)
     await server.close()
 
 
@@ -164,6 +177,15 @@ async def test_terms_that_are_not_granted_are_malformed_and_leave_nothing(
     assert (reply.status, reply.problem) == (400, "malformed")
     for table in ("acme_order", "acme_star"):
         assert await world.database.fetch(f"SELECT * FROM {table}") == []  # noqa: S608  # a constant
+
+
+async def test_policy_is_asked_about_certificates_as_long_as_they_will_be(world: World, client: AcmeClient) -> None:
+    """Not about the profile's own validity: a policy for short lives grants short lives that follow each other."""
+    await client.order("a.example.com", **{"auto-renewal": await world.terms()})
+    ((not_before, not_after),) = world.policy.times
+    assert not_before is not None
+    assert not_after is not None
+    assert not_after - not_before == (6 * 86_400 - 1) * 1_000_000
 
 
 # ------------------------------------------------------------------------------------------------ renewing
@@ -302,6 +324,28 @@ async def test_a_signer_that_is_away_is_asked_again(world: World, client: AcmeCl
     assert (await client.post(final.json["star-certificate"])).status == 200
 
 
+async def test_an_order_that_meets_a_bug_does_not_hold_up_the_others(
+    world: World, client: AcmeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A signer that refuses what the pipeline has prepared is one."""
+    await world.issued(client, "a.example.com")
+    await world.issued(client, "b.example.com")
+    refused: list[bytes] = []
+
+    def first_only(tbs: bytes) -> bytes:
+        world.issuing.signer.fail = None
+        refused.append(tbs)
+        raise SignerRefused("no")
+
+    world.issuing.signer.fail = first_only
+    await world.later(2 * DAY)
+    assert len(refused) == 1
+    assert len(await world.leaves()) == 3
+    assert "could not be renewed" in caplog.text
+    await world.later(timedelta(minutes=2))
+    assert len(await world.leaves()) == 4
+
+
 async def test_a_signer_that_is_away_at_finalize_leaves_the_order_ready(world: World, client: AcmeClient) -> None:
     def away(_: bytes) -> bytes:
         raise Unavailable("signer")
@@ -379,11 +423,12 @@ async def test_a_proof_that_is_too_old_for_the_profile_makes_no_certificate(data
     issuing = Issuing(database, clock, profiles=(short,), settlers={STAR: StarSettler()})
     method = ScriptedMethod("http-01", clock)
     method.gate.set()
+    policy = TimedPolicy()
     server = make_server(
         database,
         clock,
         issuance=issuing.issuance,
-        policy=ScriptedPolicy(),
+        policy=policy,
         methods=[method],
         log=RememberedErrors(),
         endpoints=ENDPOINTS,
@@ -392,7 +437,7 @@ async def test_a_proof_that_is_too_old_for_the_profile_makes_no_certificate(data
     app = web.Application()
     app.add_routes(routes(server))
     async with TestClient(TestServer(app)) as http:
-        world = World(server, http, issuing, clock, database)
+        world = World(server, http, issuing, clock, database, policy)
         await world.issued(await world.registered())
         await world.later(3 * DAY)
         assert len(await world.leaves()) == 1
