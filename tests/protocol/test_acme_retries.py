@@ -243,3 +243,28 @@ async def test_a_validation_that_came_to_nothing_leaves_no_claim(database: Datab
         world.http01.raises.append(Unavailable("database"))
         assert (await client.post(challenge, {})).status == 503
         assert await others.take(challenge.split("/")[-2], CLAIM)
+
+
+async def test_the_job_of_a_worker_that_died_takes_its_validation_over(database: Database, clock: FakeClock) -> None:
+    """The POST was answered with `processing`; the job waits for the dead worker's claim to end, and then does the work."""
+    waits = asyncio.Event()
+
+    async def for_ever(_: float) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    claims = [Claims(database=database, clock=clock, holder=holder) for holder in ("dying", "alive")]
+    hold = timedelta(0)
+    async with acme_world(database, clock, hold=hold, claims=claims[0], retries=RETRIES, sleep=for_ever) as dying:
+        client = await dying.registered()
+        dying.http01.failing["a.example.com"] = FailureKind.DNS
+        authorization, challenge = await challenge_of(client)
+        assert (await client.post(challenge, {})).status == 200
+        await waits.wait()  # between two tries
+    (job,) = await database.fetch("SELECT id, payload FROM job")
+    pauses = Pauses(clock)
+    async with acme_world(database, clock, claims=claims[1], retries=RETRIES, sleep=pauses) as alive:
+        await alive.server.resume_validation(job["id"], job["payload"])
+        assert (await at(alive, client).post(authorization)).json["status"] == "valid"
+        assert len(alive.http01.calls) == 1
+        assert sum(pauses.taken) >= CLAIM.total_seconds()
