@@ -95,7 +95,7 @@ def reply(message: bytes, ident: int, section: bytes) -> Reply | None:
     if got != ident or not flags & 0x8000 or flags & 0x7800:  # another query's, a query, or another opcode
         return None
     rcode = flags & 0xF
-    if questions == 0 and rcode:  # some servers refuse without repeating the question
+    if questions == 0 and rcode not in {Rcode.NOERROR, Rcode.NXDOMAIN}:  # some servers refuse without repeating the question
         return Reply(rcode, truncated=False, data=(), follow=None)
     end = _HEADER.size + len(section)
     if questions != 1 or not _same_question(message[_HEADER.size : end], section):
@@ -133,9 +133,9 @@ def _same_question(got: bytes, asked: bytes) -> bool:
     return got[-4:] == asked[-4:] and got[:-4].lower() == asked[:-4]
 
 
-def _record(message: bytes, at: int) -> tuple[Labels, int, int, int, int, int]:
+def _record(message: bytes, at: int, known: dict[bytes, Labels]) -> tuple[Labels, int, int, int, int, int]:
     """One record: owner, type, class, TTL, where its RDATA begins and where it ends."""
-    owner, at = _name(message, at)
+    owner, at = _owner(message, at, known)
     if at + _RECORD.size > len(message):
         raise Malformed("a record is cut off")
     kind, class_, ttl, length = _RECORD.unpack_from(message, at)
@@ -151,8 +151,9 @@ def _chain(message: bytes, at: int, count: int, name: Labels, wanted: int) -> tu
     """
     aliases: dict[Labels, tuple[int, int]] = {}
     found: dict[Labels, list[tuple[bytes, int]]] = {}
+    known: dict[bytes, Labels] = {}
     for _ in range(count):
-        owner, kind, class_, ttl, begin, at = _record(message, at)
+        owner, kind, class_, ttl, begin, at = _record(message, at, known)
         if class_ == _CLASS_IN and kind == wanted:
             found.setdefault(owner, []).append((message[begin:at], _seconds(ttl)))
         elif class_ == _CLASS_IN and kind == RecordType.CNAME:
@@ -176,11 +177,22 @@ def _seconds(ttl: int) -> int:
 
 def _upper_rcode(message: bytes, at: int, authorities: int, additions: int) -> int:
     """Of the OPT record, if there is one: an answer that EDNS calls an error must not be read as "no data"."""
+    known: dict[bytes, Labels] = {}
     for position in range(authorities + additions if additions else 0):
-        _, kind, _, ttl, _, at = _record(message, at)
+        _, kind, _, ttl, _, at = _record(message, at, known)
         if kind == _OPT and position >= authorities:
             return ttl >> 24
     return 0
+
+
+def _owner(message: bytes, at: int, known: dict[bytes, Labels]) -> tuple[Labels, int]:
+    """As `_name`, but what is only a pointer is read once: thousands of records may point to one name of a hundred labels."""
+    pointer = message[at : at + 2]
+    if len(pointer) < 2 or pointer[0] < 192:
+        return _name(message, at)
+    if pointer not in known:
+        known[pointer], _ = _name(message, at)
+    return known[pointer], at + 2
 
 
 def _name(message: bytes, at: int) -> tuple[Labels, int]:
