@@ -22,6 +22,7 @@ from validation.dnswire import Labels, Rcode, RecordType, Reply
 from validation.egress import IpAddr
 
 MAX_FOLLOWED = 8  # further look-ups for CNAMEs that a server did not follow itself
+MOST_AT_ONCE = 1024  # exchanges of one resolver, each a socket: one finalize may ask for the CAA records of thousands of names
 _LOOPBACK_V6 = ipaddress.IPv6Address("::1")
 _LOOPBACK_V4 = ipaddress.IPv4Address("127.0.0.1")
 
@@ -117,10 +118,12 @@ class DnsResolver:
         tries: int = 3,
         require_secure: bool = False,
         random_id: Callable[[], int] = lambda: secrets.randbits(16),
+        gate: asyncio.Semaphore | None = None,
     ) -> None:
         """`servers`: "192.0.2.1:53", "[2001:db8::1]:53"; port 53 when left out. Asked in turn, `tries` times in all (at
         least two, and once each) with `timeout` seconds each. With `require_secure` every answer that DNSSEC did not prove is a
-        fault, also one that says that there is nothing. Raises ValueError for other text.
+        fault, also one that says that there is nothing. `gate` bounds what is under way at once, MOST_AT_ONCE without one; who
+        waits for it waits on his caller's deadline. Raises ValueError for other text.
         """
         self._servers = tuple(_server(text) for text in servers)
         if not self._servers:
@@ -129,6 +132,7 @@ class DnsResolver:
         self._tries = max(2, tries, len(self._servers))
         self._require_secure = require_secure
         self._random_id = random_id
+        self._gate = gate or asyncio.Semaphore(MOST_AT_ONCE)
         self.label = ",".join(servers)
 
     async def addresses(self, name: str) -> Addresses:
@@ -200,7 +204,7 @@ class DnsResolver:
                 break
             server = self._servers[attempt % len(self._servers)]
             try:
-                async with asyncio.timeout(self._timeout):
+                async with self._gate, asyncio.timeout(self._timeout):
                     await self._exchange(server, open_, answers)
             except TimeoutError:
                 continue
@@ -266,6 +270,7 @@ class SystemResolver:
     def __init__(self, *, hosts: Path = Path("/etc/hosts"), servers: Path = Path("/etc/resolv.conf")) -> None:
         self._hosts = hosts
         self._servers = servers
+        self._gate = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def addresses(self, name: str) -> Addresses:
         known = _localhost(name) or _from_hosts(self._hosts, name)
@@ -278,7 +283,8 @@ class SystemResolver:
         return await self._resolver().caa(name)
 
     def _resolver(self) -> DnsResolver:
-        return DnsResolver(_from_resolv_conf(self._servers) or ["127.0.0.1"])  # resolv.conf(5): the default
+        servers = _from_resolv_conf(self._servers) or ["127.0.0.1"]  # resolv.conf(5): the default
+        return DnsResolver(servers, gate=self._gate)
 
 
 _RCODE_FAULTS: Mapping[int, DnsFault] = {

@@ -20,9 +20,11 @@ from cryptography.x509.oid import NameOID
 from pki import der
 from pki.identifiers import parse_dns
 from tests.helpers.challenges import challenge
+from tests.helpers.dns import DnsFault
 from tests.helpers.world import CHALLENGES, World
 from validation.http01 import http01
 from validation.outcome import Failed, FailureKind
+from validation.resolver import DnsResolver, LookupFailed
 from validation.tlsalpn01 import ALPN, tlsalpn01
 
 TOKEN = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA"
@@ -95,3 +97,23 @@ async def test_a_server_cannot_make_us_compute_in_a_group_of_its_choice(world: W
     for outcome in (by_redirect, by_handshake):
         assert isinstance(outcome, Failed), outcome
         assert outcome.kind is FailureKind.TLS, outcome
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_zones_whose_servers_are_silent_do_not_use_up_our_sockets(world: World) -> None:
+    """Fifty finalizes of a hundred deep names would else have 8,000 open, and nobody else could connect."""
+    names = [f"{number}.silent.example" for number in range(40)]
+    world.dns.faults |= dict.fromkeys(names, DnsFault.SILENT)
+    resolver = DnsResolver([world.dns.address], timeout=0.1, tries=2, gate=asyncio.Semaphore(4))
+    before = open_files()
+    asking = asyncio.gather(*map(resolver.caa, names), return_exceptions=True)
+    most = before
+    while not asking.done():
+        await asyncio.sleep(0.01)
+        most = max(most, open_files())
+    assert most - before <= 4
+    assert all(isinstance(answer, LookupFailed) for answer in await asking)
+    assert {name for name, _ in world.dns.queries} == set(names)
