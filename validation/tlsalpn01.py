@@ -16,9 +16,11 @@ from collections.abc import Iterator
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from pki import der
 from pki.clock import Clock
+from pki.csr import MAX_RSA_BITS
 from pki.identifiers import DnsName, Identifier, IpAddress
 from validation.challenge import Challenge
 from validation.egress import Egress
@@ -32,6 +34,7 @@ DEADLINE = 10.0  # seconds for everything
 MAX_CERTIFICATE = 65536  # octets; OpenSSL itself stops reading a chain at 100 kB
 _ACME_IDENTIFIER = "1.3.6.1.5.5.7.1.31"  # id-pe-acmeIdentifier, RFC 8737 §6.1; not the draft's 1.3.6.1.5.5.7.1.30.1
 _SUBJECT_ALTERNATIVE_NAME = "2.5.29.17"
+_KEYS = (rsa.RSAPublicKey, ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)
 _TRUE = b"\x01\x01\xff"
 _BOOLEAN = 0x01
 _EXTENSIONS = 0xA3
@@ -79,9 +82,12 @@ def judge(certificate: bytes, identifier: Identifier, key_authorization: str) ->
     try:
         parsed = x509.load_der_x509_certificate(certificate)
         tbs = parsed.tbs_certificate_bytes
+        key = parsed.public_key()
         same_name = parsed.issuer.public_bytes() == parsed.subject.public_bytes()
-    except (ValueError, x509.InvalidVersion) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise _unfit("it cannot be read") from error
+    if not isinstance(key, _KEYS) or (isinstance(key, rsa.RSAPublicKey) and key.key_size > MAX_RSA_BITS):
+        raise _unfit(f"its key is neither EC, nor Ed25519, nor RSA of at most {MAX_RSA_BITS} bits")  # whose work is ours
     if not same_name:
         raise _unfit("it is not self-signed: its issuer is not its subject")
     try:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import ssl
 from collections.abc import AsyncIterator
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -255,6 +260,40 @@ async def test_a_name_does_not_prove_the_address_and_an_address_not_the_name(wor
     ):
         async with AlpnTarget(shown) as target:
             failed(await attempt(world, target.port, identifier=identifier), FailureKind.UNAUTHORIZED)
+
+
+@pytest.mark.parametrize(
+    ("key", "right"),
+    [
+        pytest.param(rsa.generate_private_key(65537, 2048), True, id="RSA"),
+        pytest.param(ec.generate_private_key(ec.SECP384R1()), True, id="P-384"),
+        pytest.param(ed25519.Ed25519PrivateKey.generate(), True, id="Ed25519"),
+        pytest.param(dsa.generate_private_key(2048), False, id="DSA"),
+    ],
+)
+def test_the_kinds_of_keys_that_clients_make_are_enough(
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | dsa.DSAPrivateKey, right: bool
+) -> None:
+    """As a library makes the certificate, too; and nobody has us compute with what no client needs."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ACME challenge")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+        .not_valid_after(dt.datetime(2020, 2, 1, tzinfo=dt.UTC))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME.name)]), critical=False)
+        .add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(ACME_IDENTIFIER), digest_of(PROOF)), critical=True)
+        .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+        .public_bytes(serialization.Encoding.DER)
+    )
+    if right:
+        judge(certificate, NAME, PROOF)
+        return
+    with pytest.raises(Failure, match="neither EC"):
+        judge(certificate, NAME, PROOF)
 
 
 async def test_what_the_certificate_says_does_not_come_back(world: World) -> None:
