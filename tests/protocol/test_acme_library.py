@@ -103,7 +103,8 @@ async def test_a_failed_validation_ends_with_its_reason(base_url: str) -> None:
 
 def public(acme: client.ClientV2) -> JWK:
     assert acme.net.key is not None
-    return acme.net.key.public_key()
+    key: JWK = acme.net.key.public_key()
+    return key
 
 
 async def test_an_external_account_is_bound_and_its_key_is_used_once(base_url: str, database: Database) -> None:
@@ -150,7 +151,7 @@ async def test_the_key_of_an_account_is_changed_from_elliptic_to_rsa(base_url: s
     await asyncio.to_thread(story)
 
 
-class _Whole(JSONDeSerializable):  # type: ignore[misc]  # josepy says of none of its classes what they are
+class _Whole(JSONDeSerializable):
     """An object that the library sends as it is."""
 
     def __init__(self, members: dict[str, object]) -> None:
