@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -12,8 +13,9 @@ from acmeserver.endpoint import AcmeEndpoint
 from pki.strict import base64url
 from policy.rules import Policy
 from storage.database import Database
+from storage.open import open_database
 from tests.helpers.acme_account import binding, change_key, external_keys, new_external_key, with_key
-from tests.helpers.acme_client import BASE, AccountKey, AcmeClient, Reply
+from tests.helpers.acme_client import BASE, AccountKey, AcmeClient, Reply, make_jws, to_json
 from tests.helpers.acme_real import RealAcme, real_acme
 from tests.helpers.acme_world import ENDPOINTS, acme_world
 from tests.helpers.clock import FakeClock
@@ -221,3 +223,45 @@ async def test_a_certificate_of_another_ca_with_our_serial_is_not_ours(world: Re
     rows = await world.issuing.rows("SELECT serial FROM revocation")
     assert rows == []
     assert client.kid.startswith(BASE)
+
+
+async def test_one_request_sent_to_two_nodes_at_once_is_good_once(
+    database: Database, database_url: str, clock: FakeClock
+) -> None:
+    """A nonce is spent where both nodes see it, also when each of them spends many together."""
+    second = await open_database(database_url, migrate=False)
+    async with acme_world(database, clock) as here, acme_world(second, clock) as there:
+        client = await here.registered()
+        elsewhere = AcmeClient(there.http, key=client.key, kid=client.kid)
+        for _ in range(5):
+            payload = to_json({"identifiers": [{"type": "dns", "value": "a.example.com"}]})
+            bodies = [make_jws(client.key, await client.header(client.url("new-order")), payload) for _ in range(6)]
+            sends = [each.send(each.url("new-order"), jws) for jws in bodies for each in (client, elsewhere, client, elsewhere)]
+            replies = await asyncio.gather(*sends)
+            assert sorted(reply.status for reply in replies) == [201] * 6 + [400] * 18
+            assert {reply.problem for reply in replies if reply.status == 400} == {"badNonce"}
+        assert len(await database.fetch("SELECT id FROM acme_order")) == 30
+        assert here.log.events == there.log.events == []
+    await second.close()
+
+
+async def test_what_is_refused_at_the_same_moment_undoes_nobody_elses_write(world: RealAcme) -> None:
+    """Writes of one moment may be committed together; each is granted or refused by itself."""
+    owner, gone = await world.registered(), await world.registered()
+    assert (await gone.post(gone.kid, {"status": "deactivated"})).status == 200
+    order = await owner.order("ready.example.com")
+    await owner.authorize(order)
+    csr = der_of(make_csr("ready.example.com"))
+    sends = []
+    for number in range(8):
+        sends += [owner.order(f"n{number}.example.com"), gone.order(f"g{number}.example.com"), owner.finalize(order, csr)]
+        sends += [world.client().register(), gone.post(gone.kid, {"contact": ["mailto:a@example.com"]})]
+    replies = await asyncio.gather(*sends)
+    orders, refused, finalized, accounts, updates = (replies[index::5] for index in range(5))
+    assert {reply.status for reply in orders} == {reply.status for reply in accounts} == {201}
+    assert {reply.status for reply in (*refused, *updates)} == {403}
+    assert sorted(reply.status for reply in finalized) == [200] + [403] * 7
+    rows = await world.issuing.rows("SELECT id FROM acme_order")
+    assert {row["id"] for row in rows} == {reply.location.rpartition("/")[2] for reply in (order, *orders)}
+    assert len(await world.issuing.rows("SELECT id FROM acme_account")) == 2 + 8
+    assert len(await world.issuing.rows("SELECT serial FROM certificate")) == 1
