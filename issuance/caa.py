@@ -35,25 +35,37 @@ class CaaChecker(Protocol):
 async def check_caa(
     checker: CaaChecker | None, request: IssuanceRequest, names: Names, profile: Profile, clock: Clock
 ) -> tuple[CaaEvidence, ...]:
-    """Empty where neither profile nor endpoint asks. Addresses have no CAA. Raises Rejection(CAA_FORBIDS)."""
+    """Empty where neither profile nor endpoint asks. Addresses have no CAA. Raises Rejection(CAA_FORBIDS).
+
+    A device's common name is asked for where it reads as a host's: for some readers it is one (`Names.to_grant`).
+    """
     if not (profile.caa or request.caa):
         return ()
     if checker is None:
         raise Rejection(Reason.CAA_FORBIDS, f"profile {profile.name} asks for CAA checks, which this server is not set up for")
-    wanted = [name for name in names.identifiers if isinstance(name, DnsName)]
+    wanted = [name for name in names.to_grant if isinstance(name, DnsName)]
     now, gate = clock.micros(), asyncio.Semaphore(AT_ONCE)
 
     async def ask(name: DnsName) -> CaaOutcome:
         async with gate:
             return await checker(name, account_url=request.account_url, methods=_methods(request, name, profile, now))
 
-    outcomes = await asyncio.gather(*(ask(name) for name in wanted))
+    outcomes = [_seen_enough(outcome, profile) for outcome in await asyncio.gather(*(ask(name) for name in wanted))]
     evidence = tuple(outcome.evidence for outcome in outcomes)
     _check_evidence(wanted, evidence, clock.micros())
     refused = [outcome for outcome in outcomes if not isinstance(outcome, Permitted)]
     if refused:
         raise _refusal(refused)
     return evidence
+
+
+def _seen_enough(outcome: CaaOutcome, profile: Profile) -> CaaOutcome:
+    """BR 3.2.2.9 asks for as many perspectives on CAA as on control, whatever quorum the server is content with for others."""
+    agreeing = sum(verdict.agrees for verdict in outcome.evidence.perspectives)
+    if not isinstance(outcome, Permitted) or agreeing >= profile.perspectives_required:
+        return outcome
+    detail = f"CAA permits it, but profile {profile.name} wants {profile.perspectives_required} perspectives to see that, and"
+    return Failed(f"{detail} {agreeing} did", outcome.evidence)
 
 
 def _refusal(refused: Sequence[Forbidden | Failed]) -> Rejection:
