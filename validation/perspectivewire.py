@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,7 +241,7 @@ def _identifier_json(identifier: Identifier) -> dict[str, str]:
 
 
 def _identifier(value: Mapping[str, Any]) -> Identifier:
-    parsers = {"dns": parse_dns, "ip": parse_ip}
+    parsers: Mapping[str, Callable[[str], Identifier]] = {"dns": parse_dns, "ip": parse_ip}
     kind, text = value.get("type"), value.get("value")
     if set(value) != {"type", "value"} or not isinstance(text, str) or not isinstance(kind, str) or kind not in parsers:
         raise WireError("identifier has not exactly a type, dns or ip, and a value")
