@@ -168,6 +168,7 @@ class Orders:
         order = store.order_from(rows)
         if any(each.stored is not StoredAuthorization.VALID for each in order.authorizations):
             raise unauthorized("an authorization of the order was given up")
+        self._profile(order.profile)  # that the endpoint still has it
         return self._request(acting, order, csr, canonical(order.identifiers))
 
     async def cancel(self, acting: Acting, order_id: str) -> Order:

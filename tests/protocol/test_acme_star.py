@@ -446,6 +446,46 @@ async def test_a_proof_that_is_too_old_for_the_profile_makes_no_certificate(data
     await server.close()
 
 
+async def test_a_profile_that_the_endpoint_has_no_more_makes_no_certificate(world: World, client: AcmeClient) -> None:
+    """The configuration was read again meanwhile."""
+    await world.issued(client)
+    other = replace(PROFILE, name="other")
+    server = make_server(
+        world.database,
+        world.clock,
+        issuance=world.issuing.issuance,
+        policy=ScriptedPolicy(),
+        methods=[ScriptedMethod("http-01", world.clock)],
+        log=RememberedErrors(),
+        endpoints=[replace(ENDPOINT, profiles=("other",))],
+        profiles=Profiles([PROFILE, other]),
+    )
+    world.clock.advance(2 * DAY)
+    await server.renew_stars()
+    assert len(await world.leaves()) == 1
+    assert (await world.star())["failures"] == 1
+    await server.close()
+
+
+async def test_where_it_was_switched_off_nothing_is_renewed(world: World, client: AcmeClient) -> None:
+    await world.issued(client)
+    server = make_server(
+        world.database,
+        world.clock,
+        issuance=world.issuing.issuance,
+        policy=ScriptedPolicy(),
+        methods=[ScriptedMethod("http-01", world.clock)],
+        log=RememberedErrors(),
+        endpoints=[replace(ENDPOINT, auto_renewal=None)],
+        profiles=Profiles([PROFILE]),
+    )
+    assert not server.has_stars
+    world.clock.advance(2 * DAY)
+    await server.renew_stars()
+    assert len(await world.leaves()) == 1
+    await server.close()
+
+
 async def test_a_key_that_was_compromised_gets_no_further_certificate(world: World, client: AcmeClient) -> None:
     """An operator revokes and blocks; then the renewals fail, and say why in the audit."""
     await world.issued(client)
