@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+
+from pydantic import AnyHttpUrl
 
 from certwright import config_schema
 from certwright.yaml_positions import Place
@@ -54,6 +56,7 @@ def validation_settings(given: config_schema.Validation, *, files: Files, note: 
     there = len(given.perspectives)
     if given.quorum is not None and given.quorum > there:
         note(("quorum",), f"it is {given.quorum}, and there are {there} perspectives; add some, or ask for fewer")
+    _check_apart(given.perspectives, note)
     if given.retry_delay > MAX_RETRY_DELAY:
         note(("retry_delay",), "at most 1m: clients give up after a minute and a half")
     if given.dnssec == "require" and isinstance(given.resolver, str):
@@ -75,6 +78,16 @@ def validation_settings(given: config_schema.Validation, *, files: Files, note: 
         perspectives=tuple(_perspective(name, one, files, note) for name, one in given.perspectives.items()),
         perspectives_needed=agreeing_needed(there) if given.quorum is None else given.quorum,
     )
+
+
+def _check_apart(perspectives: Mapping[str, config_schema.Perspective], note: Callable[[Place, str], None]) -> None:
+    """One agent under two names would be two voices of the quorum."""
+    seen: dict[tuple[str | None, int | None], str] = {}
+    for name, one in perspectives.items():
+        url = AnyHttpUrl(one.url)  # a default port and a host in any case are what they stand for
+        other = seen.setdefault((url.host, url.port), name)
+        if other != name:
+            note(("perspectives", name, "url"), f"{other} is there already; an agent that is asked twice is one perspective")
 
 
 def _perspective(

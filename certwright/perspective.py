@@ -79,7 +79,8 @@ class Agent:
 
     async def _validate(self, request: web.Request) -> web.Response:
         try:
-            question = decode_question(await _body(request))
+            asked = await _body(request)
+            question = decode_question(asked)
         except WireError as error:
             return _refusal(400, str(error))
         method = self._methods.get(question.method)
@@ -91,14 +92,15 @@ class Agent:
             started = time.perf_counter()
             try:
                 outcome = await method(question.challenge)
-            except ValueError as error:  # the method cannot prove such a challenge, whatever the network says
+            except (ValueError, TypeError) as error:  # the method cannot prove such a challenge, whatever the network says
                 return _refusal(400, str(error))
         self._note(question.method, str(question.challenge.identifier), _result(outcome), started, request)
-        return web.Response(body=encode_answer(question, outcome), content_type=JSON)
+        return web.Response(body=encode_answer(asked, outcome), content_type=JSON)
 
     async def _caa(self, request: web.Request) -> web.Response:
         try:
-            question = decode_caa_question(await _body(request))
+            asked = await _body(request)
+            question = decode_caa_question(asked)
         except WireError as error:
             return _refusal(400, str(error))
         with self._place() as free:
@@ -116,7 +118,7 @@ class Agent:
             )
         kind = "" if isinstance(outcome, Permitted) else "forbidden" if isinstance(outcome, Forbidden) else "failed"
         self._note("caa", str(question.name), kind or "permitted", started, request)
-        return web.Response(body=encode_caa_answer(question, kind=kind, detail=outcome.detail), content_type=JSON)
+        return web.Response(body=encode_caa_answer(asked, kind=kind, detail=outcome.detail), content_type=JSON)
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[bool]:

@@ -55,19 +55,18 @@ class HttpsPerspective:
         await self.close()
 
     async def validate(self, question: Question) -> Verdict:
-        identifier = str(question.challenge.identifier)
-        return await self._ask(VALIDATE, encode_question(question), identifier, KINDS, self._deadline)
+        return await self._ask(VALIDATE, encode_question(question), KINDS, self._deadline)
 
     async def caa(self, question: CaaQuestion) -> Verdict:
-        return await self._ask(CAA, encode_caa_question(question), str(question.name), CAA_KINDS, self._caa_deadline)
+        return await self._ask(CAA, encode_caa_question(question), CAA_KINDS, self._caa_deadline)
 
-    async def _ask(self, path: str, body: bytes, identifier: str, kinds: frozenset[str], deadline: float) -> Verdict:
+    async def _ask(self, path: str, body: bytes, kinds: frozenset[str], deadline: float) -> Verdict:
         try:
             async with asyncio.timeout(deadline):
                 status, said = await self._post(path, body)
             if status != 200:
                 return self._silent(f"it answered with status {status}")
-            answer = decode_answer(said, identifier=identifier, kinds=kinds)
+            answer = decode_answer(said, asked=body, kinds=kinds)
         except TimeoutError:
             return self._silent(f"it did not answer within {deadline:g} s")
         except WireError as error:

@@ -1,11 +1,12 @@
 """What this server and its perspectives say to each other: JSON both ways, read strictly. Pure.
 
 Law of this file: whatever bytes come in, a frozen value or WireError goes out; no text of the other side leaves here unescaped
-or longer than it may be. Answers repeat what was asked, so that none can stand for another.
+or longer than it may be. An answer holds the hash of the whole question, so that none can stand for another.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
@@ -161,11 +162,11 @@ def decode_caa_question(data: bytes) -> CaaQuestion:
 # ---------------------------------------------------------------------- answers
 
 
-def encode_answer(question: Question, outcome: Outcome) -> bytes:
-    """Of the evidence only where it went; what it saw stays there."""
+def encode_answer(asked: bytes, outcome: Outcome) -> bytes:
+    """`asked` are the octets of the question. Of the evidence only where it went; what it saw stays there."""
     proved = isinstance(outcome, Proved)
     return _encode(
-        str(question.challenge.identifier),
+        asked,
         agrees=proved,
         kind="" if isinstance(outcome, Proved) else outcome.kind.value,
         detail="" if isinstance(outcome, Proved) else outcome.detail,
@@ -173,16 +174,16 @@ def encode_answer(question: Question, outcome: Outcome) -> bytes:
     )
 
 
-def encode_caa_answer(question: CaaQuestion, *, kind: str, detail: str) -> bytes:
+def encode_caa_answer(asked: bytes, *, kind: str, detail: str) -> bytes:
     """`kind` is "" when issuance is permitted."""
-    return _encode(str(question.name), agrees=not kind, kind=kind, detail=detail if kind else "", tried=())
+    return _encode(asked, agrees=not kind, kind=kind, detail=detail if kind else "", tried=())
 
 
-def _encode(identifier: str, *, agrees: bool, kind: str, detail: str, tried: tuple[str, ...]) -> bytes:
+def _encode(asked: bytes, *, agrees: bool, kind: str, detail: str, tried: tuple[str, ...]) -> bytes:
     return orjson.dumps(
         {
             "version": VERSION,
-            "identifier": identifier,
+            "question": hashlib.sha256(asked).hexdigest(),
             "agrees": agrees,
             "kind": kind,
             "detail": detail[:MAX_TEXT],
@@ -195,13 +196,13 @@ KINDS = frozenset(kind.value for kind in FailureKind)
 CAA_KINDS = frozenset({"forbidden", "failed"})
 
 
-def decode_answer(data: bytes, *, identifier: str, kinds: frozenset[str] = KINDS) -> Answer:
-    """The answer to a question about `identifier`. Raises WireError."""
+def decode_answer(data: bytes, *, asked: bytes, kinds: frozenset[str] = KINDS) -> Answer:
+    """The answer to the question that these octets were. Raises WireError."""
     if len(data) > MAX_ANSWER:
         raise WireError(f"it is longer than {MAX_ANSWER} octets")
-    members = _members(data, {"version": int, "identifier": str, "agrees": bool, "kind": str, "detail": str, "tried": list})
-    if members["identifier"] != identifier:
-        raise WireError("it is about another identifier")
+    members = _members(data, {"version": int, "question": str, "agrees": bool, "kind": str, "detail": str, "tried": list})
+    if members["question"] != hashlib.sha256(asked).hexdigest():
+        raise WireError("it is about another question")
     agrees, kind = members["agrees"], members["kind"]
     if agrees != (kind == "") or (kind and kind not in kinds):
         raise WireError("its verdict makes no sense")

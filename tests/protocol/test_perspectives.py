@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
@@ -266,6 +267,8 @@ RIGHT = orjson.loads(encode_question(Question("http-01", challenge(NAME, PROOF))
         (orjson.dumps({**RIGHT, "identifier": {"type": "email", "value": "a@b"}}), "identifier"),
         (orjson.dumps({**RIGHT, "method": "no-such-01"}), "methods"),
         (orjson.dumps({**RIGHT, "wildcard": True}), "wildcard"),
+        (orjson.dumps({**RIGHT, "method": "dns-01", "identifier": {"type": "ip", "value": "192.0.2.1"}}), "address"),
+        (orjson.dumps({**RIGHT, "method": "onion-csr-01"}), "onion"),
         (orjson.dumps({**RIGHT, "account_url": "x" * 70_000}), "longer than"),
     ],
 )
@@ -308,12 +311,14 @@ async def test_more_questions_than_there_are_places_are_sent_away(pki: Pki) -> N
 
 
 async def test_an_agent_that_answers_nonsense_does_not_agree(pki: Pki) -> None:
-    right = {"version": 1, "identifier": str(NAME), "agrees": True, "kind": "", "detail": "", "tried": []}
+    question = Question("http-01", challenge(NAME, PROOF))
+    asked = hashlib.sha256(encode_question(question)).hexdigest()
+    right = {"version": 1, "question": asked, "agrees": True, "kind": "", "detail": "", "tried": []}
     answers: list[bytes] = [
         b"",
         b"{",
         orjson.dumps({**right, "version": 2}),
-        orjson.dumps({**right, "identifier": "other.example.com"}),
+        orjson.dumps({**right, "question": hashlib.sha256(encode_question(replace(question, method="dns-01"))).hexdigest()}),
         orjson.dumps({**right, "agrees": "true"}),
         orjson.dumps({**right, "agrees": 1}),
         orjson.dumps({**right, "kind": "dns"}),

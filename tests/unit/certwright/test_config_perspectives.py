@@ -17,7 +17,7 @@ from tests.helpers.perspectives import Pki
 def text_of(made: Path, pki: Pki, *addresses: str, more: str = "", profile: str = "") -> str:
     certificate, key = pki.server()
     files = f"ca_file: {pki.ca_file}, certificate: {certificate}, key_file: {key}"
-    listed = "".join(f"    at-{number}: {{url: {url}, {files}}}\n" for number, url in enumerate(addresses))
+    listed = "".join(f'    at-{number}: {{url: "{url}", {files}}}\n' for number, url in enumerate(addresses))
     text = (made / "certwright.yaml").read_text()
     assert "\nvalidation:\n" in text
     text = text.replace("\n  tls-server:\n", f"\n  tls-server:\n{profile}", 1)
@@ -84,6 +84,19 @@ def test_files_that_are_not_there_or_are_for_everybody_are_named(made: Path, pki
     assert "anybody on this machine can read" in refusals(made, text)
     pki.ca_file.unlink()
     assert f"there is no file {pki.ca_file}" in refusals(made, text)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("https://198.51.100.1:9444", "https://198.51.100.1:9444"),
+        ("https://agent.example.com", "https://AGENT.example.com:443"),
+        ("https://[2001:db8::1]:9444", "https://[2001:db8:0::1]:9444"),
+    ],
+)
+def test_one_agent_under_two_names_is_one_voice(made: Path, pki: Pki, first: str, second: str) -> None:
+    said = refusals(made, text_of(made, pki, first, "https://198.51.100.7:9444", second))
+    assert "at-0 is there already; an agent that is asked twice is one perspective" in said
 
 
 def test_a_quorum_of_nobody_is_refused(made: Path, pki: Pki) -> None:

@@ -62,10 +62,11 @@ def test_any_octets_are_read_or_refused_and_nothing_else(octets: bytes) -> None:
         with pytest.raises(WireError):
             decode(octets)
     with pytest.raises(WireError):
-        decode_answer(octets, identifier="example.com")
+        decode_answer(octets, asked=ASKED)
 
 
 QUESTION = Question("http-01", Challenge(DnsName("example.com"), False, "token", "thumbprint", ""))
+ASKED = encode_question(QUESTION)
 EVIDENCE = AttemptEvidence(
     "http-01",
     "example.com",
@@ -91,8 +92,8 @@ EVIDENCE = AttemptEvidence(
     ],
 )
 def test_an_answer_is_a_verdict_and_where_it_was_looked_for(outcome: Outcome, answer: Answer) -> None:
-    wire = encode_answer(QUESTION, outcome)
-    assert decode_answer(wire, identifier="example.com") == answer
+    wire = encode_answer(ASKED, outcome)
+    assert decode_answer(wire, asked=ASKED) == answer
     assert b"redirects" not in wire
     assert b"192.0.2.8" not in wire
 
@@ -101,22 +102,31 @@ def test_an_answer_stays_short() -> None:
     evidence = AttemptEvidence(
         "x", "example.com", tried=tuple(map(str, map(ipaddress.IPv4Address, range(200)))), started=Micros(1), finished=Micros(2)
     )
-    answer = decode_answer(encode_answer(QUESTION, Failed(FailureKind.DNS, "x" * 9999, evidence)), identifier="example.com")
+    answer = decode_answer(encode_answer(ASKED, Failed(FailureKind.DNS, "x" * 9999, evidence)), asked=ASKED)
     assert (len(answer.detail), len(answer.tried)) == (MAX_TEXT, 64)
 
 
-def test_an_answer_about_another_name_is_none() -> None:
-    with pytest.raises(WireError, match="another identifier"):
-        decode_answer(encode_answer(QUESTION, Proved(EVIDENCE)), identifier="example.net")
+@given(TOKENS, CHALLENGES)
+def test_an_answer_to_another_question_is_none(method: str, challenge: Challenge) -> None:
+    """Another token, account, method, wildcard: whatever differs, and be it about the same name."""
+    other = encode_question(Question(method, challenge))
+    answer = encode_answer(ASKED, Proved(EVIDENCE))
+    for asked in (other, *(ASKED.replace(old, new, 1) for old, new in ((b"http-01", b"dns-01"), (b'"token"', b'"Token"')))):
+        assert asked != ASKED
+        with pytest.raises(WireError, match="another question"):
+            decode_answer(answer, asked=asked)
 
 
 def test_a_caa_answer_stands_for_its_name_with_its_star() -> None:
-    question = CaaQuestion(DnsName("example.com", wildcard=True), frozenset(), "", frozenset())
-    wire = encode_caa_answer(question, kind="forbidden", detail="no")
-    assert decode_answer(wire, identifier="*.example.com", kinds=frozenset({"forbidden"})) == Answer(
+    star, plain = (
+        encode_caa_question(CaaQuestion(DnsName("example.com", wildcard), frozenset(), "", frozenset()))
+        for wildcard in (True, False)
+    )
+    wire = encode_caa_answer(star, kind="forbidden", detail="no")
+    assert decode_answer(wire, asked=star, kinds=frozenset({"forbidden"})) == Answer(
         agrees=False, kind="forbidden", detail="no", tried=()
     )
     with pytest.raises(WireError):
-        decode_answer(wire, identifier="example.com", kinds=frozenset({"forbidden"}))
+        decode_answer(wire, asked=plain, kinds=frozenset({"forbidden"}))
     with pytest.raises(WireError, match="no sense"):
-        decode_answer(wire, identifier="*.example.com")
+        decode_answer(wire, asked=star)
