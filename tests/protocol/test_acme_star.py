@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from acmeserver.endpoint import AcmeEndpoint, AutoRenewalRules
-from acmeserver.http import routes
-from acmeserver.server import AcmeServer
 from acmeserver.star import ORIGIN as STAR
 from acmeserver.star import Slot
 from acmeserver.star_settlement import StarSettler
@@ -28,94 +23,18 @@ from pki.strict import base64url
 from policy.profiles import Profiles
 from signer.api import SignerRefused
 from storage.database import Conflict, Database, Step
-from tests.helpers.acme_client import BASE, AcmeClient, Http, Reply
+from tests.helpers.acme_client import BASE, AcmeClient, Reply
 from tests.helpers.acme_world import RememberedErrors, ScriptedMethod, ScriptedPolicy, make_server, ready
 from tests.helpers.clock import FakeClock
 from tests.helpers.issuance_simulator import der_of, make_csr
-from tests.helpers.issuing import PROGRAM, Issuing
-from tests.helpers.profiles import profile
-
-DAY, HOUR = timedelta(days=1), timedelta(hours=1)
-RULES = AutoRenewalRules(min_lifetime=DAY, max_duration=30 * DAY, allow_get=True)
-PROFILE = replace(profile(), evidence_max_age=40 * DAY)
-ENDPOINT = AcmeEndpoint(name="default", profiles=("tls-server",), roles=frozenset({"tester"}), auto_renewal=RULES)
-ENDPOINTS = (
-    ENDPOINT,
-    replace(ENDPOINT, name="closed", auto_renewal=replace(RULES, allow_get=False)),
-    replace(ENDPOINT, name="off", auto_renewal=None),
-)
-
-
-@dataclass(slots=True)
-class TimedPolicy(ScriptedPolicy):
-    """Remembers for which times it was asked."""
-
-    times: list[tuple[Micros | None, Micros | None]] = field(default_factory=list)
-
-    def check(self, *, not_before: Micros | None, not_after: Micros | None, **asked: Any) -> None:
-        self.times.append((not_before, not_after))
-        ScriptedPolicy.check(self, not_before=not_before, not_after=not_after, **asked)
-
-
-@dataclass(slots=True)
-class World:
-    server: AcmeServer
-    http: Http
-    issuing: Issuing
-    clock: FakeClock
-    database: Database
-    policy: TimedPolicy
-
-    async def registered(self, endpoint: str = "default") -> AcmeClient:
-        client = AcmeClient(self.http, endpoint=endpoint)
-        assert (await client.register()).status == 201
-        return client
-
-    async def terms(self, *, days: float = 10, **changes: object) -> dict[str, object]:
-        end = rfc3339(after(self.clock.micros(), timedelta(days=days)))
-        return {"end-date": end, "lifetime": 4 * 86_400, **changes}
-
-    async def issued(self, client: AcmeClient, *names: str, **changes: Any) -> tuple[Reply, Reply]:
-        order = await ready(client, *(names or ("a.example.com",)), **{"auto-renewal": await self.terms(**changes)})
-        final = await client.finalize(order, der_of(make_csr(*(names or ("a.example.com",)))))
-        assert final.status == 200, final.body
-        return order, final
-
-    async def later(self, span: timedelta) -> None:
-        self.clock.advance(span)
-        while await self.server.renew_stars():
-            pass
-
-    async def leaves(self) -> list[x509.Certificate]:
-        rows = await self.database.fetch("SELECT der FROM certificate ORDER BY issued_at, not_before, not_after")
-        return [x509.load_der_x509_certificate(bytes(row["der"])) for row in rows]
-
-    async def star(self) -> dict[str, Any]:
-        (row,) = await self.database.fetch("SELECT * FROM acme_star")
-        return dict(row)
+from tests.helpers.issuing import PROGRAM
+from tests.helpers.star_world import DAY, ENDPOINT, HOUR, PROFILE, World, star_world
 
 
 @pytest.fixture
 async def world(database: Database, clock: FakeClock) -> AsyncIterator[World]:
-    issuing = Issuing(database, clock, profiles=(PROFILE,), settlers={STAR: StarSettler()})
-    method = ScriptedMethod("http-01", clock)
-    method.gate.set()
-    policy = TimedPolicy()
-    server = make_server(
-        database,
-        clock,
-        issuance=issuing.issuance,
-        policy=policy,
-        methods=[method],
-        log=RememberedErrors(),
-        endpoints=ENDPOINTS,
-        profiles=Profiles([PROFILE]),
-    )
-    app = web.Application()
-    app.add_routes(routes(server))
-    async with TestClient(TestServer(app)) as http:
-        yield World(server, http, issuing, clock, database, policy)
-    await server.close()
+    async with star_world(database, clock) as world:
+        yield world
 
 
 @pytest.fixture
@@ -419,31 +338,12 @@ async def test_an_authorization_that_is_given_up_ends_the_renewals(world: World,
 
 async def test_a_proof_that_is_too_old_for_the_profile_makes_no_certificate(database: Database, clock: FakeClock) -> None:
     """The configuration refuses such a pair; the pipeline would refuse the certificate nevertheless."""
-    short = replace(PROFILE, evidence_max_age=DAY)
-    issuing = Issuing(database, clock, profiles=(short,), settlers={STAR: StarSettler()})
-    method = ScriptedMethod("http-01", clock)
-    method.gate.set()
-    policy = TimedPolicy()
-    server = make_server(
-        database,
-        clock,
-        issuance=issuing.issuance,
-        policy=policy,
-        methods=[method],
-        log=RememberedErrors(),
-        endpoints=ENDPOINTS,
-        profiles=Profiles([short]),
-    )
-    app = web.Application()
-    app.add_routes(routes(server))
-    async with TestClient(TestServer(app)) as http:
-        world = World(server, http, issuing, clock, database, policy)
+    async with star_world(database, clock, made_by=replace(PROFILE, evidence_max_age=DAY)) as world:
         await world.issued(await world.registered())
         await world.later(3 * DAY)
         assert len(await world.leaves()) == 1
-        (row,) = await issuing.rows("SELECT detail FROM audit WHERE event = 'issue.refused'")
+        (row,) = await world.issuing.rows("SELECT detail FROM audit WHERE event = 'issue.refused'")
         assert "not-validated" in row["detail"]
-    await server.close()
 
 
 async def test_a_profile_that_the_endpoint_has_no_more_makes_no_certificate(world: World, client: AcmeClient) -> None:
