@@ -18,7 +18,10 @@ from policy.profiles import Profile
 
 MOST_ISSUER_DOMAINS = 10  # draft-ietf-acme-dns-persist-02 §3.1
 PERSIST_IDENTITIES = f"its records name this CA: say in validation.caa_identities how, in 1 to {MOST_ISSUER_DOMAINS} domain names, such as ca.example.com"
-
+PERSIST_ENDS = (
+    "its records prove nothing after their persistUntil, and orders with auto_renewal rest on what was proved long ago; "
+    "make an endpoint of its own for it, without auto_renewal"
+)
 ONION_CAA = (
     "CAA records of onion services are in their descriptors, which are not read (RFC 9799 §6); "
     "make an endpoint of its own for them, without caa there and in its profiles"
@@ -107,6 +110,8 @@ def _check_together(given: config_schema.AcmeEndpoint, profiles: Sequence[Profil
         note(("subdomains",), "an ancestor is proved in the DNS only; add dns-01 to the challenges")
     if "ip" in given.identifiers and not families & {"http-01", "tls-alpn-01"}:
         note(("identifiers",), "an IP address is proved by http-01 or tls-alpn-01 only; add one to the challenges")
+    if given.auto_renewal is not None and "dns-persist-01" in given.challenges:
+        note(("challenges", given.challenges.index("dns-persist-01")), PERSIST_ENDS)
     for profile in profiles:
         if profile.methods_required > len(families):
             said = f"profile {profile.name} wants {profile.methods_required} different methods, and this endpoint has"
@@ -147,9 +152,7 @@ def _renewal_info(given: config_schema.RenewalInfo | None, note: Note) -> Renewa
     return RenewalInfo(window_start=given.window_start, window_end=given.window_end, retry_after=given.retry_after)
 
 
-def _auto_renewal(
-    given: config_schema.AutoRenewal | None, profiles: Sequence[Profile], note: Note
-) -> AutoRenewalRules | None:
+def _auto_renewal(given: config_schema.AutoRenewal | None, profiles: Sequence[Profile], note: Note) -> AutoRenewalRules | None:
     """An order that could not be renewed to its end would be a promise that is broken while nobody looks."""
     if given is None:
         return None
@@ -160,7 +163,10 @@ def _auto_renewal(
     for profile in profiles:
         if profile.evidence_max_age < given.max_duration:
             said = f"profile {profile.name} takes no proof that is older than its evidence_max_age"
-            note(("auto_renewal", "max_duration"), f"{said}, so its certificates could not be renewed for so long; let it be as long")
+            note(
+                ("auto_renewal", "max_duration"),
+                f"{said}, so its certificates could not be renewed for so long; let it be as long",
+            )
         if profile.max_validity <= given.min_lifetime * 1.5:
             said = f"profile {profile.name} is valid for less than one and a half lifetimes"
             note(("auto_renewal", "min_lifetime"), f"{said}, which is what one of these certificates is (RFC 8739 §3.5)")

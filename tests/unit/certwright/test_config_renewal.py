@@ -88,3 +88,18 @@ def test_the_description_of_a_profile_is_handed_over(made: Path) -> None:
     config = load(made, "    description: for web servers\n", old=old)
     assert config.profiles.get("tls-server").description == "for web servers"
     assert config.profiles.get("short-lived").description == ""
+
+
+def test_orders_that_renew_themselves_do_not_rest_on_records_that_end(made: Path) -> None:
+    """An order of ninety days would go on long after the persistUntil of the record that proved its name."""
+    changes = [
+        ("challenges: [http-01]", "challenges: [http-01, dns-persist-01], auto_renewal: {max_duration: 30d}"),
+        ("\nvalidation:\n", "\nvalidation:\n  caa_identities: [ca.example.com]\n"),
+    ]
+    text = (made / "certwright.yaml").read_text()
+    for old, new in changes:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    with pytest.raises(ConfigError, match="prove nothing after their persistUntil"):
+        parse(made / "certwright.yaml", text)
+    assert parse(made / "certwright.yaml", text.replace(", auto_renewal: {max_duration: 30d}", "")).acme
