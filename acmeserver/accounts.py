@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from acmeserver import store
+from acmeserver.account_events import account_event
 from acmeserver.account_keys import blocked, check_key, is_blocked, not_blocked
 from acmeserver.authentication import Acting, check_account, check_valid
 from acmeserver.endpoint import AcmeEndpoint
@@ -19,7 +20,8 @@ from acmeserver.standing import external_account_required, terms_not_agreed
 from acmeserver.states import AccountStatus
 from acmeserver.store import Account
 from acmeserver.urls import ID, Urls
-from pki.clock import Clock
+from issuance.audit import Event
+from pki.clock import Clock, Micros
 from storage.database import Conflict, Database, Step
 
 ORDERS_A_PAGE = 100
@@ -78,7 +80,8 @@ class Accounts:
         check_valid(account.status)
         owner = (account.id, account.thumbprint)
         if wanted.deactivate:
-            await self._change(Step(store.DEACTIVATE_ACCOUNT_SQL, owner))
+            gone = account_event(Event.ACCOUNT_DEACTIVATED, acting, {}, record_id=self._new_id(), at=self._clock.micros())
+            await self._change(Step(store.DEACTIVATE_ACCOUNT_SQL, owner), gone)
             return replace(account, status=AccountStatus.DEACTIVATED)
         contact = account.contact if wanted.contact is None else wanted.contact
         terms = self._endpoint.terms_of_service
@@ -98,9 +101,9 @@ class Accounts:
         found = [(row["o_created_at"], row["o_id"]) for row in rows if row["o_id"] is not None]
         return _page(found, self._orders_a_page)
 
-    async def _change(self, step: Step) -> None:
+    async def _change(self, *steps: Step) -> None:
         try:
-            await self._database.write(step)
+            await self._database.write(*steps)
         except Conflict as conflict:
             raise unauthorized("the account has just been deactivated, or given another key") from conflict
 
@@ -136,6 +139,7 @@ class Accounts:
         )
         now = self._clock.micros()
         steps = [*self._limits.account_steps(source_address, now), self._insert_step(account, bound), not_blocked(jwk)]
+        steps.append(self._created(Acting(account.id, jwk, source_address), bound, now))
         try:
             await self._database.write(*steps, *([bound.use] if bound is not None else []))
         except Conflict as conflict:
@@ -151,6 +155,14 @@ class Accounts:
         content = (store.to_json(account.contact), int(account.terms_agreed), self._clock.micros(), account.terms)
         binding = (bound.kid, store.to_json(account.external_binding)) if bound is not None else ("", "")
         return Step(store.INSERT_ACCOUNT_SQL, (*key, *content, *binding))
+
+    def _created(self, acting: Acting, bound: Bound | None, now: Micros) -> Step:
+        detail = {
+            "endpoint": self._endpoint.name,
+            "thumbprint": acting.jwk.thumbprint,
+            "external_key": bound.kid if bound else "",
+        }
+        return account_event(Event.ACCOUNT_CREATED, acting, detail, record_id=self._new_id(), at=now)
 
     async def _why_not(self, jwk: Jwk, bound: Bound | None) -> Problem:
         if await is_blocked(self._database, jwk):

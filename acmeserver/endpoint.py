@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
@@ -50,5 +50,5 @@ class AcmeEndpoint:
     pre_authorization: bool = False  # newAuthz, RFC 8555 §7.4.1
     subdomains: bool = False  # RFC 9444
     caa: bool = False  # RFC 8659, whatever the profile says
-    limits: LimitRules = LimitRules()
+    limits: LimitRules = field(default_factory=LimitRules)
     cors: tuple[str, ...] = ()  # origins whose pages may use this endpoint; "*" is all

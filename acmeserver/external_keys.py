@@ -19,11 +19,14 @@ import orjson
 from acmeserver.jwk import Jwk, parse_jwk
 from acmeserver.jws import MacJws, parse_mac_jws
 from acmeserver.problems import Problem, malformed, unauthorized
+from issuance import audit
+from issuance.audit import Event
 from pki.clock import Clock, Micros
 from pki.reasons import Reason, Rejection
 from pki.sealing import Sealer
 from pki.strict import StrictError, base64url, parse_json
 from policy.names import parse_pattern
+from policy.principal import Principal
 from storage.database import Conflict, Database, Row, Step
 
 _COLUMNS = "kid, endpoint, roles, names, profiles, reusable, created_at, expires_at, used_at, revoked_at"
@@ -154,6 +157,7 @@ class ExternalKeys:
         profiles: Sequence[str],
         expires_at: Micros | None,
         reusable: bool,
+        principal: Principal,
     ) -> NewKey:
         """Raises Rejection(MALFORMED) for a pattern of names that is none."""
         for pattern in names:
@@ -165,13 +169,22 @@ class ExternalKeys:
         lists = tuple(_json(each) for each in (sorted(set(roles)), dict.fromkeys(names), dict.fromkeys(profiles)))
         box = self._sealer.seal(secret, context=_context(kid, endpoint))
         row = (kid, endpoint, box, *lists, int(reusable), self._clock.micros(), expires_at)
-        await self._database.write(Step(INSERT_SQL, row))
+        given = {
+            "roles": sorted(set(roles)),
+            "names": names,
+            "profiles": profiles,
+            "reusable": reusable,
+            "expires_at": expires_at,
+        }
+        detail = {"endpoint": endpoint, **given}
+        await self._database.write(Step(INSERT_SQL, row), self._record(Event.EXTERNAL_KEY_CREATED, kid, principal, detail))
         return NewKey(kid, base64url(secret))
 
-    async def revoke(self, kid: str) -> None:
+    async def revoke(self, kid: str, principal: Principal) -> None:
         """No account can be bound to it from now on, and those that are get nothing any more. Raises Rejection(NOT_FOUND)."""
         try:
-            await self._database.write(Step(REVOKE_SQL, (kid, self._clock.micros())))
+            revoked = self._record(Event.EXTERNAL_KEY_REVOKED, kid, principal, {})
+            await self._database.write(Step(REVOKE_SQL, (kid, self._clock.micros())), revoked)
         except Conflict as error:
             raise Rejection(
                 Reason.NOT_FOUND,
@@ -182,6 +195,16 @@ class ExternalKeys:
     async def list(self) -> Sequence[tuple[ExternalKey, int]]:
         """All of them, the oldest first, with the number of their accounts."""
         return [(_key_from(row), row["accounts"]) for row in await self._database.fetch(LIST_SQL)]
+
+    def _record(self, event: Event, kid: str, principal: Principal, detail: Mapping[str, object]) -> Step:
+        return audit.record(
+            event,
+            record_id=self._random_bytes(16).hex(),
+            at=self._clock.micros(),
+            principal=str(principal),
+            subject=f"external-key:{kid}",
+            detail=detail,
+        )
 
     def _secret(self) -> bytes:
         """Its base64url does not begin with a hyphen: it goes on command lines, where that would be an option."""

@@ -6,9 +6,11 @@ one is, on every node: nobody trusts a key that he remembers (authentication.py)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from acmeserver import store
+from acmeserver.account_events import account_event
 from acmeserver.account_keys import blocked, check_key, is_blocked, not_blocked
 from acmeserver.authentication import Acting, check_valid
 from acmeserver.endpoint import AcmeEndpoint
@@ -18,6 +20,8 @@ from acmeserver.messages import parse_key_change
 from acmeserver.problems import Problem, ProblemType, malformed, unauthorized
 from acmeserver.store import Account
 from acmeserver.urls import Urls
+from issuance.audit import Event
+from pki.clock import Clock
 from storage.database import Conflict, Database, Step
 
 
@@ -39,10 +43,14 @@ def parse_new_key(payload: bytes, acting: Acting, urls: Urls) -> Jwk:
 
 
 class KeyChanges:
-    def __init__(self, *, endpoint: AcmeEndpoint, urls: Urls, database: Database) -> None:
+    def __init__(
+        self, *, endpoint: AcmeEndpoint, urls: Urls, database: Database, clock: Clock, new_id: Callable[[], str]
+    ) -> None:
         self._endpoint = endpoint
         self._urls = urls
         self._database = database
+        self._clock = clock
+        self._new_id = new_id
 
     async def change(self, acting: Acting, payload: bytes) -> Account:
         """The account with its new key. Raises Problem: malformed, badPublicKey, unauthorized, and a 409 with Location."""
@@ -52,8 +60,11 @@ class KeyChanges:
             raise unauthorized("this key is not, or no longer, the account's")
         check_valid(account.status)
         change = Step(store.CHANGE_KEY_SQL, (account.id, account.thumbprint, jwk.thumbprint, jwk.text))
+        detail = {"endpoint": self._endpoint.name, "from": account.thumbprint, "to": jwk.thumbprint}
+        now = self._clock.micros()
+        changed = account_event(Event.ACCOUNT_KEY_CHANGED, acting, detail, record_id=self._new_id(), at=now)
         try:
-            await self._database.write(change, not_blocked(jwk))
+            await self._database.write(change, not_blocked(jwk), changed)
         except Conflict as conflict:
             raise await self._why(acting, jwk) from conflict
         return replace(account, thumbprint=jwk.thumbprint, jwk=jwk.text)

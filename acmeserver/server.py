@@ -147,7 +147,7 @@ class AcmeServer:
                     new_id=self.new_id,
                     external_keys=external_keys,
                 ),
-                key_changes=KeyChanges(endpoint=endpoint, urls=urls, database=database),
+                key_changes=KeyChanges(endpoint=endpoint, urls=urls, database=database, clock=clock, new_id=self.new_id),
                 orders=orders,
                 authorizations=Authorizations(endpoint=endpoint, database=database, clock=clock, validations=self.validations),
                 pre_authorizations=PreAuthorizations(

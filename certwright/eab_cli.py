@@ -22,6 +22,7 @@ from certwright.errors import Refused
 from certwright.failures import DONE
 from pki.clock import Micros, SystemClock, after, rfc3339
 from pki.sealing import KEY_OCTETS, Sealer
+from policy.principal import COMMAND_LINE
 from storage.open import open_database
 
 T = TypeVar("T")
@@ -47,7 +48,13 @@ def create(
     made = _with_keys(
         found,
         lambda keys: keys.create(
-            endpoint=endpoint, roles=roles, names=names, profiles=canonical, expires_at=until, reusable=reusable
+            endpoint=endpoint,
+            roles=roles,
+            names=names,
+            profiles=canonical,
+            expires_at=until,
+            reusable=reusable,
+            principal=COMMAND_LINE,
         ),
     )
     lines = command_lines(found, endpoint, made)
@@ -70,7 +77,7 @@ def show(config: Path | None, form: Output) -> int:
 
 
 def revoke(config: Path | None, kid: str) -> int:
-    _with_keys(load(find_config(config)), lambda keys: keys.revoke(kid))
+    _with_keys(load(find_config(config)), lambda keys: keys.revoke(kid, COMMAND_LINE))
     say(f"external account key {kid} is revoked: it binds no account any more, and the accounts that it bound get nothing new")
     return DONE
 

@@ -15,6 +15,7 @@ from certwright.failures import DONE
 from issuance.blocklist import Affected, affected, parse_list
 from issuance.blocklist import block as block_keys
 from pki.clock import SystemClock
+from policy.principal import COMMAND_LINE
 from storage.open import open_database
 
 
@@ -43,7 +44,7 @@ async def _block(config: Config, hashes: tuple[str, ...], reason: str) -> tuple[
             database,
             hashes,
             reason=reason,
-            principal="operator:command-line",
+            principal=str(COMMAND_LINE),
             now=now,
             new_id=functools.partial(secrets.token_urlsafe, 16),
         )

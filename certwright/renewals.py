@@ -19,11 +19,10 @@ from certwright.errors import Refused
 from certwright.failures import DONE
 from issuance.renewal import Pull, Renewals
 from pki.clock import Micros, SystemClock, rfc3339, to_micros
-from policy.principal import Principal, PrincipalKind
+from policy.principal import COMMAND_LINE
 from storage.open import open_database
 
 T = TypeVar("T")
-_OPERATOR = Principal(PrincipalKind.OPERATOR, "command-line", frozenset({"operator"}))
 
 
 def pull(
@@ -57,7 +56,7 @@ def pull(
             issued_before=end,
             within=span,
             explanation_url=explanation_url,
-            principal=_OPERATOR,
+            principal=COMMAND_LINE,
         ),
     )
     say(f"{made.id}: {certificates} certificates are to be renewed before {rfc3339(made.window.end)}")
@@ -73,7 +72,7 @@ def show(config: Path | None, form: Output) -> int:
 
 
 def withdraw(config: Path | None, pull_id: str) -> int:
-    _with_renewals(load(find_config(config)), lambda renewals: renewals.withdraw(pull_id, _OPERATOR))
+    _with_renewals(load(find_config(config)), lambda renewals: renewals.withdraw(pull_id, COMMAND_LINE))
     say(f"{pull_id} does not count any more; clients that have renewed already have renewed")
     return DONE
 

@@ -23,6 +23,11 @@ class Event(enum.Enum):
     CRL_PUBLISHED = "crl.published"
     RENEWALS_PULLED = "renewals.pulled"
     RENEWALS_PULL_WITHDRAWN = "renewals.pull_withdrawn"
+    ACCOUNT_CREATED = "account.created"
+    ACCOUNT_KEY_CHANGED = "account.key_changed"
+    ACCOUNT_DEACTIVATED = "account.deactivated"
+    EXTERNAL_KEY_CREATED = "external_key.created"
+    EXTERNAL_KEY_REVOKED = "external_key.revoked"
 
 
 AUDIT_INSERT_SQL = """

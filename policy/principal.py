@@ -28,3 +28,7 @@ class Principal:
 
     def __str__(self) -> str:
         return f"{self.kind.value}:{self.id}"
+
+
+COMMAND_LINE = Principal(PrincipalKind.OPERATOR, "command-line", frozenset({"operator"}))
+"""Whoever may read the server's files and write its database."""

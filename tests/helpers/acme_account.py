@@ -10,6 +10,7 @@ from typing import Any
 from acmeserver.external_keys import ExternalKeys, NewKey
 from pki.clock import Clock, Micros
 from pki.strict import base64url, from_base64url
+from policy.principal import COMMAND_LINE
 from storage.database import Database
 from tests.helpers.acme_client import AccountKey, AcmeClient, Reply, make_jws, to_json
 from tests.helpers.acme_world import SEALER
@@ -59,7 +60,13 @@ async def new_external_key(
     reusable: bool = False,
 ) -> NewKey:
     return await external_keys(database, clock).create(
-        endpoint=endpoint, roles=roles, names=names, profiles=profiles, expires_at=expires_at, reusable=reusable
+        endpoint=endpoint,
+        roles=roles,
+        names=names,
+        profiles=profiles,
+        expires_at=expires_at,
+        reusable=reusable,
+        principal=COMMAND_LINE,
     )
 
 

@@ -17,6 +17,7 @@ from acmeserver.endpoint import AcmeEndpoint
 from pki.clock import after
 from pki.reasons import Rejection
 from pki.strict import base64url, from_base64url
+from policy.principal import COMMAND_LINE
 from storage.database import Conflict, Database, Step
 from storage.open import open_database
 from tests.helpers.acme_account import binding, change_key, external_keys, new_external_key, with_key
@@ -260,11 +261,11 @@ async def test_an_expired_key_says_so(world: AcmeWorld, clock: FakeClock) -> Non
 
 async def test_a_revoked_key_says_so(world: AcmeWorld, clock: FakeClock) -> None:
     made, client = await new_external_key(world.database, clock), world.client("optional")
-    await external_keys(world.database, clock).revoke(made.kid)
+    await external_keys(world.database, clock).revoke(made.kid, COMMAND_LINE)
     reply = await refused(world, client, binding(client, made))
     assert (reply.problem, "was revoked" in reply.json["detail"]) == ("unauthorized", True)
     with pytest.raises(Rejection, match="not revoked already"):
-        await external_keys(world.database, clock).revoke(made.kid)
+        await external_keys(world.database, clock).revoke(made.kid, COMMAND_LINE)
 
 
 # ------------------------------------------------------------------------------------------------ what a binding gives
@@ -317,7 +318,7 @@ async def test_the_binding_stays_with_the_account_when_its_key_changes(world: Ac
 async def test_a_revoked_key_ends_what_it_gave(world: AcmeWorld, clock: FakeClock) -> None:
     client, kid = await bound(world, clock)
     order = await ready(client, "a.example.com")
-    await external_keys(world.database, clock).revoke(kid)
+    await external_keys(world.database, clock).revoke(kid, COMMAND_LINE)
     for reply in (
         await client.order("a.example.com"),
         await client.finalize(order, der_of(make_csr("a.example.com"))),
@@ -332,7 +333,7 @@ async def test_a_key_that_is_revoked_during_finalize_is_in_time(world: AcmeWorld
     """After the order was read and before it begins: the compare-and-set looks again."""
     client, kid = await bound(world, clock)
     order = await ready(client, "a.example.com")
-    await external_keys(world.database, clock).revoke(kid)
+    await external_keys(world.database, clock).revoke(kid, COMMAND_LINE)
     began = world.issuance.settler.began(order.location.rpartition("/")[2], now=clock.micros())
     with pytest.raises(Conflict):
         await world.database.write(*began)

@@ -12,7 +12,7 @@ from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.external_keys import NewKey
 from acmeserver.ownership import ExternalOwnership
 from pki.identifiers import Identifier, parse_dns, parse_ip
-from policy.principal import Principal, PrincipalKind
+from policy.principal import COMMAND_LINE, Principal, PrincipalKind
 from policy.rules import Policy
 from storage.database import Database, Step
 from tests.helpers.acme_account import binding, external_keys, new_external_key
@@ -110,7 +110,7 @@ async def test_a_key_revoked_between_order_and_finalize_gives_nothing(
     world: RealAcme, client: AcmeClient, key: NewKey, database: Database, clock: FakeClock
 ) -> None:
     order = await client.order("a.example.com")
-    await external_keys(database, clock).revoke(key.kid)
+    await external_keys(database, clock).revoke(key.kid, COMMAND_LINE)
     reply = await client.finalize(order, der_of(make_csr("a.example.com")))
     assert reply.status == 403
     assert world.issuing.signer.signed == []

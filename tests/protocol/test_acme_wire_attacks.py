@@ -11,6 +11,7 @@ import pytest
 
 from acmeserver.endpoint import AcmeEndpoint
 from pki.strict import base64url
+from policy.principal import COMMAND_LINE
 from policy.rules import Policy
 from storage.database import Database
 from storage.open import open_database
@@ -62,7 +63,7 @@ async def test_names_that_a_revoked_external_key_gave_revoke_nobodys_certificate
     thief = world.client()
     assert (await thief.register(externalAccountBinding=binding(thief, key))).status == 201
     assert (await thief.order("a.example.com")).json["status"] == "ready"
-    await external_keys(database, clock).revoke(key.kid)
+    await external_keys(database, clock).revoke(key.kid, COMMAND_LINE)
     reply = await revoke(thief, certificate)
     assert (reply.status, reply.problem) == (403, "unauthorized")
 

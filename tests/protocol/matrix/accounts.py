@@ -9,6 +9,7 @@ from acmeserver.external_keys import ExternalKeys, NewKey
 from certwright.config import load
 from pki.clock import SystemClock
 from pki.sealing import Sealer
+from policy.principal import COMMAND_LINE
 from storage.open import open_database
 from tests.helpers.acme_account import binding_of
 from tests.helpers.acme_client import AccountKey, make_jws, to_json
@@ -38,10 +39,10 @@ def external(site: Site, act: str, **options: Any) -> NewKey:
         try:
             keys = ExternalKeys(database=database, clock=SystemClock(), sealer=Sealer(config.sealing_keys))
             if act == "revoke":
-                await keys.revoke(options["kid"])
+                await keys.revoke(options["kid"], COMMAND_LINE)
                 return NewKey(options["kid"], "")
             given = {"roles": [], "names": ["*.example.test"], "profiles": [], "expires_at": None, "reusable": False}
-            return await keys.create(endpoint=BOUND, **{**given, **options})
+            return await keys.create(endpoint=BOUND, principal=COMMAND_LINE, **{**given, **options})
         finally:
             await database.close()
 
