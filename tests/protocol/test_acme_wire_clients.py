@@ -177,6 +177,14 @@ async def test_what_is_no_conflict_of_keys_or_renewals_is_not_409(world: AcmeWor
     assert [reply.status for reply in again] == [403, 200, 400, 403]
 
 
+async def test_a_key_that_has_an_account_finds_it_whole_and_unchanged(client: AcmeClient) -> None:
+    """RFC 8555 §7.3.1: 200 with Location and the account; what the request says besides changes nothing."""
+    known = await client.post(client.kid)
+    for wanted in ({}, {"onlyReturnExisting": True}, {"contact": ["mailto:other@example.com"]}):
+        found = await client.register(**wanted)
+        assert (found.status, found.location, found.json) == (200, client.kid, known.json)
+
+
 # ------------------------------------------------------------------------------------------------ waiting
 
 
