@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 import ssl
@@ -41,6 +42,7 @@ from validation.perspectivewire import (
 )
 from validation.resolver import DnsResolver, Resolver, SystemResolver
 
+HANDSHAKE_TIMEOUT = 5.0  # seconds
 BODY_TIMEOUT = 5.0  # seconds: a question is a few hundred octets
 DRAIN = 12.0  # seconds that attempts under way have at SIGTERM
 JSON = "application/json"
@@ -143,6 +145,8 @@ def run(options: Options) -> int:
     log.take_over_logging()
     agent = _agent(options, SystemClock(), log)
     context = agent_context(options)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # as `serve` does
     listening = _listen(options.listen)
     try:
         uvloop.run(_serve(agent, listening, context, log))
@@ -160,10 +164,16 @@ async def _serve(agent: Agent, listening: socket.socket, context: ssl.SSLContext
         agent.application(), access_log=None, auto_decompress=False, keepalive_timeout=75.0, shutdown_timeout=DRAIN
     )
     await runner.setup()
-    await web.SockSite(runner, listening, ssl_context=context, backlog=256).start()
+    if runner.server is None:
+        raise AssertionError("a runner that was set up has a server")
+    # Not by a Site: the handshake is all that a stranger gets, and a Site gives him a minute for it.
+    server = await loop.create_server(
+        runner.server, sock=listening, ssl=context, backlog=256, ssl_handshake_timeout=HANDSHAKE_TIMEOUT
+    )
     host, port = listening.getsockname()[:2]
     log.info("ready", listen=f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     await stop.wait()
+    server.close()
     await runner.cleanup()
 
 

@@ -188,3 +188,12 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert (done.returncode, f"{other_key} is not the key of {certificate}" in done.stderr) == (1, True)
     done = run(*arguments, "--key", key, "--client-ca", key, check=False)
     assert (done.returncode, "holds no CA certificate" in done.stderr) == (1, True)
+
+
+def test_who_connects_and_shows_no_certificate_is_gone_in_seconds(tmp_path: Path) -> None:
+    """A few hundred such connections at a time would else be an agent that is away, and then a quorum that fails."""
+    (port,) = free_ports(1)
+    with perspective(Pki(tmp_path), "127.0.0.2", port), socket.create_connection(("127.0.0.2", port)) as stranger:
+        stranger.settimeout(15)
+        stranger.send(b"\x16\x03\x01")  # the beginning of a ClientHello
+        assert stranger.recv(1) == b""
