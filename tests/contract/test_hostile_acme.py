@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from acmeserver.validations import MOST_IN_FLIGHT
+from acmeserver.validations import MOST_AT_ONCE, MOST_IN_FLIGHT, MOST_OF_ONE
 from pki.strict import base64url
 from storage.database import Database
 from tests.helpers.acme_world import AcmeWorld, acme_world
@@ -56,20 +56,25 @@ async def test_validations_that_hang_are_so_many_and_no_more(database: Database,
     """Each holds sockets for up to ten seconds, and accounts cost nothing: without an end to them the worker has no file left."""
     async with acme_world(database, clock, hold=timedelta(0)) as world:
         world.http01.gate.clear()
-        client = await world.registered()
-        orders = [await client.order(*(f"n{number}.m{batch}.example.com" for number in range(100))) for batch in range(3)]
-        urls = [url for order in orders for url in order.json["authorizations"]]
-        challenges = [(await client.post(url)).json["challenges"][0]["url"] for url in urls]
-        replies = [await client.post(url, {}) for url in challenges]
+        replies, challenges = [], []
+        for number in range(MOST_IN_FLIGHT // MOST_OF_ONE + 1):
+            client = await world.registered()
+            order = await client.order(*(f"n{name}.m{number}.example.com" for name in range(MOST_OF_ONE)))
+            urls = [url.replace("/authz/", "/challenge/") + "/http-01" for url in order.json["authorizations"]]
+            challenges += [(client, url) for url in urls]
+            replies += [await client.post(url, {}) for url in urls]
         assert {reply.status for reply in replies[:MOST_IN_FLIGHT]} == {200}
         assert {reply.status for reply in replies[MOST_IN_FLIGHT:]} == {503}
         assert replies[-1].headers["Retry-After"]
-        assert (await client.post(urls[-1])).json["status"] == "pending"  # nothing is lost: it may be sent again
-        again = await client.post(challenges[0], {})  # and whose validation is under way already is told so
+        client, url = challenges[-1]
+        assert (await client.post(url)).json["status"] == "pending"  # nothing is lost: it may be sent again
+        client, url = challenges[0]
+        again = await client.post(url, {})  # and whose validation is under way already is told so
         assert (again.status, again.json["status"]) == (200, "processing")
-        assert len(world.http01.calls) == MOST_IN_FLIGHT
+        assert len(world.http01.calls) == MOST_AT_ONCE
         world.http01.gate.set()
         await world.server.drain()
-        last = await client.post(challenges[-1], {})
-        assert last.status == 200
+        assert len(world.http01.calls) == MOST_IN_FLIGHT
+        client, url = challenges[-1]
+        assert (await client.post(url, {})).status == 200
         assert world.log.events == []

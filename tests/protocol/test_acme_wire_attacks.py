@@ -13,7 +13,7 @@ from acmeserver.endpoint import AcmeEndpoint
 from pki.strict import base64url
 from policy.principal import COMMAND_LINE
 from policy.rules import Policy
-from storage.database import Database
+from storage.database import Conflict, Database, Step
 from storage.open import open_database
 from tests.helpers.acme_account import binding, change_key, external_keys, new_external_key, with_key
 from tests.helpers.acme_client import BASE, AccountKey, AcmeClient, Reply, make_jws, to_json
@@ -146,6 +146,31 @@ async def test_an_authorization_given_up_between_ready_and_finalize_gives_no_cer
         reply = await client.finalize(order, der_of(make_csr("a.example.com")))
         assert (reply.status, reply.problem) == (403, "orderNotReady")
     assert world.issuing.signer.signed == []
+
+
+@pytest.mark.parametrize("status", ["pending", "processing", "invalid", "deactivated", "revoked", "valid, and past its time"])
+async def test_an_authorization_lost_after_the_last_look_stops_the_signature(
+    database: Database, clock: FakeClock, status: str
+) -> None:
+    """The compare-and-set that begins an issuance looks again, whatever finalize has read before."""
+    async with acme_world(database, clock) as world:
+        client = await world.registered()
+        order = await client.order("a.example.com", "b.example.com")
+        await client.authorize(order)
+        order_id, settler, now = order.location.rpartition("/")[2], world.issuance.settler, clock.micros()
+        second = order.json["authorizations"][1].rpartition("/")[2]
+        past = status.startswith("valid")
+        change = (
+            "UPDATE acme_authorization SET expires_at = $2 WHERE id = $1"
+            if past
+            else ("UPDATE acme_authorization SET status = $2 WHERE id = $1")
+        )
+        await database.write(Step(change, (second, now if past else status)))
+        with pytest.raises(Conflict):
+            await database.write(*settler.began(order_id, now=now))
+        undo = ("UPDATE acme_authorization SET expires_at = $2, status = 'valid' WHERE id = $1", (second, now + 1))
+        await database.write(Step(*undo))
+        await database.write(*settler.began(order_id, now=now))  # and nothing but that was in its way
 
 
 async def test_what_an_account_learns_of_another_is_nothing(world: RealAcme) -> None:

@@ -299,6 +299,19 @@ async def test_header_parameters_that_point_elsewhere_are_not_followed(client: A
 # ------------------------------------------------------------------------------------------------ whose key, which URL
 
 
+async def test_a_request_by_a_key_and_an_account_at_once_is_by_neither(world: AcmeWorld, client: AcmeClient) -> None:
+    """RFC 8555 §6.2: jwk and kid are mutually exclusive, also where the resource takes either, or the right one of them."""
+    by_key = world.client()
+    for path in ("new-account", "revoke-cert", "new-order"):
+        url = client.url(path)
+        for kid in (client.kid, "x", ""):
+            for signer in (by_key, client):
+                header = {**await signer.header(url, jwk=True), "kid": kid}
+                reply = await client.send(url, make_jws(signer.key, header, to_json({"certificate": "AAAA"})))
+                assert (reply.status, reply.problem) == (400, "malformed")
+                assert "exactly one of jwk and kid" in reply.json["detail"]
+
+
 async def test_a_key_in_the_request_never_stands_in_for_the_accounts(client: AcmeClient) -> None:
     """The account's own key, and a thief's, in place of its kid: such a request is by no account."""
     for key in (client.key, AccountKey()):
