@@ -217,7 +217,7 @@ def perspective(
     allow_network: Annotated[
         list[str], typer.Option("--allow-network", help="A special-purpose network that may be validated, such as 10.0.0.0/8.")
     ] = [],  # noqa: B006  # typer's way; nobody changes it
-    at_once: Annotated[int, typer.Option("--at-once", min=1, max=4096, help="Questions answered at the same time.")] = 64,
+    at_once: Annotated[int, typer.Option("--at-once", min=1, max=4096, help="Questions answered at the same time.")] = 1024,
 ) -> None:
     """Validate on behalf of a server elsewhere, from where this machine is. Needs no configuration, database or CA key."""
     from certwright.perspective import Options, run

@@ -61,7 +61,7 @@ class Options:
     http01_port: int = 80
     tlsalpn01_port: int = 443
     allow_networks: tuple[str, ...] = ()
-    at_once: int = 64
+    at_once: int = 1024  # each worker of a server has up to 256 attempts under way
 
 
 class Agent:

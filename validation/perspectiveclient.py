@@ -25,6 +25,7 @@ from validation.perspectivewire import (
 
 DEADLINE = 15.0  # seconds; a perspective itself takes 10 for an attempt
 CAA_DEADLINE = 25.0  # and 20 for CAA
+CONNECTIONS = 1024  # more than the server attempts at once: who waits for one waits on his deadline, and then it is a "no"
 
 
 class HttpsPerspective:
@@ -39,7 +40,7 @@ class HttpsPerspective:
         self._deadline = deadline
         self._caa_deadline = caa_deadline
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context, limit=64),
+            connector=aiohttp.TCPConnector(ssl=context, limit=CONNECTIONS),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # no proxy of somebody's environment hears what is asked
             auto_decompress=False,

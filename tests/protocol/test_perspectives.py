@@ -14,6 +14,7 @@ import aiohttp
 import orjson
 import pytest
 
+from certwright.perspective import Options
 from pki.identifiers import DnsName, parse_dns
 from tests.helpers.challenges import challenge
 from tests.helpers.dns import DnsFault
@@ -305,6 +306,32 @@ async def test_more_questions_than_there_are_places_are_sent_away(pki: Pki) -> N
         forever.set()
         assert (await first).agrees
         assert (await client.validate(question)).agrees
+
+
+async def test_slow_targets_of_some_take_no_perspective_away_from_others(pki: Pki) -> None:
+    """One account may have 64 validations under way; what they wait for must not be a "no" to somebody else's question."""
+    waiting, forever = asyncio.Semaphore(0), asyncio.Event()
+
+    async def stuck(challenge: Challenge) -> Outcome:
+        if challenge.identifier != NAME:
+            waiting.release()
+            await forever.wait()
+        return Proved(
+            AttemptEvidence("http-01", str(challenge.identifier), started=agent.clock.micros(), finished=agent.clock.micros())
+        )
+
+    slow = Question("http-01", challenge(parse_dns("slow.example.com"), PROOF))
+    options = Options(listen="", certificate=pki.ca_file, key=pki.ca_file, client_ca=pki.ca_file)
+    async with (
+        RunningAgent("127.0.0.2", pki, 9, at_once=options.at_once, methods={"http-01": stuck}) as agent,
+        agent.client("busy", deadline=20) as client,
+    ):
+        others = [asyncio.create_task(client.validate(slow)) for _ in range(100)]
+        for _ in others:
+            await waiting.acquire()
+        assert (await client.validate(Question("http-01", challenge(NAME, PROOF)))).agrees
+        forever.set()
+        assert all(verdict.agrees for verdict in await asyncio.gather(*others))
 
 
 # --- and what we believe
