@@ -239,12 +239,18 @@ class PostgresDatabase:
             # asyncpg has read the server's farewell and not yet the end of the stream: for it, a query is still under way.
             connection.terminate()
             raise Unavailable("database: connection lost") from error
+        except asyncio.CancelledError:
+            # Nobody knows how far it came. A BEGIN that has only just been sent would swallow whatever is written next.
+            _drop(connection)
+            raise
         except Unavailable as error:
             if isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError):
                 await self._expire()  # a primary may have taken over elsewhere
+            elif isinstance(error.__cause__, TimeoutError):
+                _drop(connection)  # as above
             raise
         finally:
-            if self._waiting or not _lives(connection) or self._pool.is_closing():
+            if self._waiting or not _lives(connection) or self._pool.is_closing() or connection.is_in_transaction():
                 await self._pool.release(connection)
             else:
                 self._kept.append(connection)
@@ -282,6 +288,11 @@ def _lives(connection: _Pooled) -> bool:
         return not connection.is_closed()
     except asyncpg.InterfaceError:  # it was closed, and the pool took it back by itself
         return False
+
+
+def _drop(connection: _Pooled) -> None:
+    if _lives(connection):
+        connection.terminate()
 
 
 def _plain(records: Sequence[asyncpg.Record]) -> list[Row]:
