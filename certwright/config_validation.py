@@ -61,11 +61,6 @@ def validation_settings(given: config_schema.Validation, *, files: Files, note: 
         note(("retry_delay",), "at most 1m: clients give up after a minute and a half")
     if given.dnssec == "require" and isinstance(given.resolver, str):
         note(("dnssec",), NO_RESOLVER)
-    taken: dict[str, str] = {}
-    for name, one in given.perspectives.items():
-        other = taken.setdefault(one.url.lower(), name)
-        if other != name:  # one agent asked twice would be two voices
-            note(("perspectives", name, "url"), f"{other!r} is there already; every perspective is an agent of its own")
     return Validation(
         resolver=() if isinstance(given.resolver, str) else tuple(given.resolver),
         require_dnssec=given.dnssec == "require",
@@ -87,7 +82,7 @@ def _check_apart(perspectives: Mapping[str, config_schema.Perspective], note: Ca
         url = AnyHttpUrl(one.url)  # a default port and a host in any case are what they stand for
         other = seen.setdefault((url.host, url.port), name)
         if other != name:
-            note(("perspectives", name, "url"), f"{other} is there already; an agent that is asked twice is one perspective")
+            note(("perspectives", name, "url"), f"{other!r} is there already; every perspective is an agent of its own")
 
 
 def _perspective(
