@@ -20,6 +20,9 @@ class Template:
     loopback: bool
 
 
+CHALLENGES = "challenges: [http-01, dns-01, tls-alpn-01]"
+
+
 def render(given: Template) -> str:
     def quoted(text: str) -> str:
         return json.dumps(text)  # every JSON string is a YAML string
@@ -116,7 +119,8 @@ policies:      # who may have what; what no policy allows is refused
 
 endpoints:
   acme:
-    default: {{profiles: [tls-server, short-lived], challenges: [http-01], identifiers: [dns, ip]}}
+    # More (external accounts, CAA, limits, profiles of its own ...): docs/acme.md. renewal_info tells clients when to renew.
+    default: {{profiles: [tls-server, short-lived], {CHALLENGES}, identifiers: [dns, ip], renewal_info: {{}}}}
   est:
     default: {{profile: device, authenticate: [basic]}}
   scep:

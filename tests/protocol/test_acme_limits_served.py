@@ -21,7 +21,7 @@ OLD_ORDER = (
 
 
 def edited(text: str) -> str:
-    old = "challenges: [http-01]"
+    old = "challenges: [http-01, dns-01, tls-alpn-01]"
     assert text.count(old) == 1
     return text.replace(old, f"{old}, cors: ['{PORTAL}'], {LIMITS}") + "\nretention: {unfinished: 2d}\n"
 

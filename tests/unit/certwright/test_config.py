@@ -129,28 +129,32 @@ MISTAKES: list[tuple[str, Edit, str]] = [
     ("workers on SQLite", lambda text: text + "\nworkers: 2\n", "SQLite has one writer"),
     (
         "records by no name",
-        replaced("challenges: [http-01]", "challenges: [http-01, dns-persist-01]"),
+        replaced("challenges: [http-01, dns-01, tls-alpn-01]", "challenges: [http-01, dns-persist-01]"),
         "its records name this CA: say in validation.caa_identities how",
     ),
     ("DNSSEC of whoever", replaced("http01_port: 5002", "http01_port: 5002\n  dnssec: require"), "name in validation.resolver"),
     ("DNSSEC, perhaps", replaced("http01_port: 5002", "http01_port: 5002\n  dnssec: on"), "one of: off, require"),
     (
         "terms that no browser opens",
-        replaced("challenges: [http-01]", 'challenges: [http-01], terms_of_service: "/terms"'),
+        replaced("challenges: [http-01, dns-01, tls-alpn-01]", 'challenges: [http-01], terms_of_service: "/terms"'),
         "a URL that browsers open",
     ),
     (
         "external accounts and no key that seals theirs",
-        lambda text: replaced("challenges: [http-01]", "challenges: [http-01], external_account: optional")(
-            text.replace("secrets_key_file: secrets.key", "")
-        ),
+        lambda text: replaced(
+            "challenges: [http-01, dns-01, tls-alpn-01]", "challenges: [http-01], external_account: optional"
+        )(text.replace("secrets_key_file: secrets.key", "")),
         "make one with (umask 077; openssl rand -hex 32 > secrets.key)",
     ),
-    ("challenge unknown", replaced("challenges: [http-01]", "challenges: [http-1]"), "(did you mean 'http-01'?)"),
+    (
+        "challenge unknown",
+        replaced("challenges: [http-01, dns-01, tls-alpn-01]", "challenges: [http-1]"),
+        "(did you mean 'http-01'?)",
+    ),
     ("EST authentication not served", replaced("[basic]", "[basic, certificate]"), "certificate is not served yet"),
     (
         "CAA by no name",
-        replaced("challenges: [http-01]", "challenges: [http-01], caa: true"),
+        replaced("challenges: [http-01, dns-01, tls-alpn-01]", "challenges: [http-01], caa: true"),
         "say in validation.caa_identities",
     ),
     ("CAA of a profile", replaced("validity: 47d", "validity: 47d\n    caa: true"), "say in validation.caa_identities"),
@@ -161,22 +165,24 @@ MISTAKES: list[tuple[str, Edit, str]] = [
     ),
     (
         "reuse beyond their life",
-        replaced("challenges: [http-01]", "challenges: [http-01], authorization_reuse: 8d"),
+        replaced("challenges: [http-01, dns-01, tls-alpn-01]", "challenges: [http-01], authorization_reuse: 8d"),
         "authorizations live 7d",
     ),
     (
         "pre-authorization for nothing",
-        replaced("challenges: [http-01]", "challenges: [http-01], pre_authorization: true"),
+        replaced("challenges: [http-01, dns-01, tls-alpn-01]", "challenges: [http-01], pre_authorization: true"),
         "or no order would use what was authorized",
     ),
     (
         "subdomains by http",
-        replaced("challenges: [http-01]", "challenges: [http-01], subdomains: true"),
+        replaced("challenges: [http-01, dns-01, tls-alpn-01]", "challenges: [http-01], subdomains: true"),
         "an ancestor is proved in the DNS only",
     ),
     (
         "two methods of one",
-        replaced("validity: 47d", "validity: 47d\n    methods_required: 2"),
+        lambda text: replaced("validity: 47d", "validity: 47d\n    methods_required: 2")(
+            replaced("[http-01, dns-01, tls-alpn-01]", "[http-01]")(text)
+        ),
         "wants 2 different methods, and this endpoint has http-01",
     ),
     (
@@ -225,7 +231,11 @@ def place(text: str, part: str) -> str:
     [
         pytest.param(replaced("validity: 47d", "validty: 47d"), "validty", id="an unknown key: at the key"),
         pytest.param(replaced("validity: 47d", "validity: 47x"), "47x", id="a wrong value: at the value"),
-        pytest.param(replaced("[http-01]", "[http-01, dns-persist-01]"), "dns-persist-01", id="an item of a list: at the item"),
+        pytest.param(
+            replaced("[http-01, dns-01, tls-alpn-01]", "[http-01, dns-persist-01]"),
+            "dns-persist-01",
+            id="an item of a list: at the item",
+        ),
         pytest.param(replaced("issuer: devices", "issuer: nobody"), "nobody", id="a name of something else: at the name"),
         pytest.param(replaced("data_dir: .", "data_dir: .\nbase_url: x"), "base_url: x", id="a key given twice: at the second"),
         pytest.param(replaced("data_dir: .", "data_dir: ${NOWHERE}"), "${NOWHERE}", id="a variable: at its use"),
@@ -337,7 +347,9 @@ def test_a_damaged_configuration_is_still_one_or_a_list_of_problems(made: Path, 
 
 
 def test_the_dns_methods_are_served_where_they_are_listed(made: Path) -> None:
-    text = text_of(made).replace("challenges: [http-01]", "challenges: [http-01, dns-01, dns-account-01, dns-persist-01]")
+    text = text_of(made).replace(
+        "challenges: [http-01, dns-01, tls-alpn-01]", "challenges: [http-01, dns-01, dns-account-01, dns-persist-01]"
+    )
     config = read(made, text.replace("http01_port: 5002", "http01_port: 5002\n  caa_identities: [ca.test]"))
     (settings,) = config.acme.values()
     assert settings.challenges == ("http-01", "dns-01", "dns-account-01", "dns-persist-01")

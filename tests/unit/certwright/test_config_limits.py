@@ -15,7 +15,7 @@ from certwright.yaml_positions import ConfigError
 from policy.limits import Limit
 
 HOUR = timedelta(hours=1)
-ENDPOINT = "challenges: [http-01]"
+ENDPOINT = "challenges: [http-01, dns-01, tls-alpn-01]"
 
 
 def read(made: Path, *, endpoint: str = "", end: str = "") -> Config:

@@ -98,6 +98,6 @@ def test_the_methods_that_can_be_named_are_those_that_there_are() -> None:
 )
 def test_what_would_weaken_a_check_is_refused_at_its_line(made: Path, line: str) -> None:
     text = (made / "certwright.yaml").read_text()
-    assert "challenges: [http-01]" in text
+    assert "challenges: [http-01, dns-01, tls-alpn-01]" in text
     with pytest.raises(ConfigError):
-        parse(made / "certwright.yaml", text.replace("challenges: [http-01]", line), {})
+        parse(made / "certwright.yaml", text.replace("challenges: [http-01, dns-01, tls-alpn-01]", line), {})
