@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-import ssl
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
@@ -23,7 +22,7 @@ from validation.httpwire import MAX_BODY, REDIRECTS, BadResponse, Response, Resp
 from validation.outcome import FailureKind, Outcome
 from validation.reach import Failure, Reach, attempt
 from validation.resolver import Resolver
-from validation.tls import validation_context
+from validation.tls import converse, validation_context
 
 MAX_REDIRECTS = 10
 MAX_PATH = 2000  # octets of path and query that a redirect may have
@@ -207,22 +206,10 @@ class _Exchange(asyncio.Protocol):
 
 async def _exchange(target: _Target, connection: socket.socket) -> Response:
     """Sends the request over `connection`, which is closed in any case. Raises Failure."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Response] = loop.create_future()
-
+    done: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
     tls = validation_context("http/1.1") if target.scheme == "https" else None
     server_name = "" if isinstance(target.host, IpAddress) else str(target.host)  # RFC 6066 §3: no addresses
-    try:
-        transport, _ = await loop.create_connection(
-            lambda: _Exchange(done), sock=connection, ssl=tls, server_hostname=None if tls is None else server_name
-        )
-    except OSError as error:
-        connection.close()
-        why = error.reason if isinstance(error, ssl.SSLError) and error.reason else "the server broke the connection"
-        raise Failure(FailureKind.TLS, f"no TLS session with {shown(target.url)}: {why}") from error
-    except BaseException:  # cancelled: the socket is nobody else's yet
-        connection.close()
-        raise
+    transport = await converse(connection, lambda: _Exchange(done), tls=tls, server_name=server_name, whom=shown(target.url))
     try:
         transport.write(target.request())
         return await done

@@ -6,7 +6,13 @@ choose the group, too: one of 10,000 bits holds the event loop for most of a sec
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import ssl
+from collections.abc import Callable
+
+from validation.outcome import FailureKind
+from validation.reach import Failure
 
 # Python's own list but for its `DHE+AES`.
 CIPHERS = "ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
@@ -23,3 +29,31 @@ def validation_context(protocol: str) -> ssl.SSLContext:
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols([protocol])
     return context
+
+
+async def converse(
+    connection: socket.socket,
+    protocol: Callable[[], asyncio.Protocol],
+    *,
+    tls: ssl.SSLContext | None,
+    server_name: str,
+    whom: str,
+    wanted: str = "",
+) -> asyncio.Transport:
+    """What carries `protocol` over `connection`, after the handshake where there is `tls`; when it fails, `connection` is closed.
+
+    Raises Failure, which says with `whom` and, if that tells more, what is `wanted` of him.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        transport, _ = await loop.create_connection(
+            protocol, sock=connection, ssl=tls, server_hostname=None if tls is None else server_name
+        )
+    except OSError as error:
+        connection.close()
+        why = error.reason if isinstance(error, ssl.SSLError) and error.reason else "the server broke the connection"
+        raise Failure(FailureKind.TLS, f"no TLS session with {whom}: {why}{wanted}") from error
+    except BaseException:  # cancelled: the socket is nobody else's yet
+        connection.close()
+        raise
+    return transport

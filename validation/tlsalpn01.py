@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import hmac
 import socket
-import ssl
 from collections.abc import Iterator
 
 from cryptography import x509
@@ -27,7 +26,7 @@ from validation.egress import Egress
 from validation.outcome import FailureKind, Outcome
 from validation.reach import Failure, Reach, attempt
 from validation.resolver import Resolver
-from validation.tls import validation_context
+from validation.tls import converse, validation_context
 
 ALPN = "acme-tls/1"
 DEADLINE = 10.0  # seconds for everything
@@ -164,18 +163,9 @@ async def _handshake(connection: socket.socket, name: str, where: str) -> bytes:
 
     No octet of application data is sent, and none is read (RFC 8737 §3). Raises Failure.
     """
-    loop = asyncio.get_running_loop()
-    try:
-        transport, _ = await loop.create_connection(
-            asyncio.Protocol, sock=connection, ssl=validation_context(ALPN), server_hostname=name
-        )
-    except OSError as error:
-        connection.close()
-        why = error.reason if isinstance(error, ssl.SSLError) and error.reason else "the server broke the connection"
-        raise Failure(FailureKind.TLS, f"no TLS session with {where}: {why}; TLS 1.2 or later and {ALPN} are wanted") from error
-    except BaseException:  # cancelled: the socket is nobody else's yet
-        connection.close()
-        raise
+    wanted = f"; TLS 1.2 or later and {ALPN} are wanted"
+    tls = validation_context(ALPN)
+    transport = await converse(connection, asyncio.Protocol, tls=tls, server_name=name, whom=where, wanted=wanted)
     try:
         session = transport.get_extra_info("ssl_object")
         if session.selected_alpn_protocol() != ALPN:
