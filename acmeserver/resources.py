@@ -198,7 +198,7 @@ def _account_body(call: Call, account: Account) -> bytes:
 def _order_answer(call: Call, found: Order, *, status: int = 200) -> Answer:
     """With Location every time: some clients poll what the finalize response names there."""
     now, urls = call.server.clock.micros(), call.served.urls
-    body = order_view(found, urls=urls, now=now, show_profile=len(call.served.endpoint.profiles) > 1)
+    body = order_view(found, urls=urls, now=now, show_profile=call.served.shows_profile)
     retry_after = ORDER_RETRY if body["status"] == OrderStatus.PROCESSING.value else None
     return Answer(status, orjson.dumps(body), location=urls.order(found.id), retry_after=retry_after)
 

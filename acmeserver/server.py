@@ -15,7 +15,7 @@ from acmeserver.authorizations import Authorizations
 from acmeserver.certificates import Certificates
 from acmeserver.chaos import Chaos, ChaoticNonces
 from acmeserver.claims import Claims
-from acmeserver.directory import directory
+from acmeserver.directory import advertises_profiles, directory
 from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.external_keys import ExternalKeys
 from acmeserver.keychange import KeyChanges
@@ -57,6 +57,7 @@ class Served:
     revocation: Revocation
     renewals: Renewals
     stars: Stars
+    shows_profile: bool  # in orders
 
 
 class AcmeServer:
@@ -163,6 +164,7 @@ class AcmeServer:
                 certificates=Certificates(endpoint=endpoint, urls=urls, database=database, issuance=issuance),
                 renewals=renewals,
                 stars=stars,
+                shows_profile=advertises_profiles(endpoint, profiles),
             )
 
         self.served: Mapping[str, Served] = MappingProxyType({endpoint.name: serve(endpoint) for endpoint in endpoints})

@@ -48,6 +48,17 @@ def test_the_operators_own_words_are_shown_and_change_no_version() -> None:
     assert replace(plain, must_staple=True).version != plain.version
 
 
+async def test_where_the_only_profile_is_listed_orders_show_it(database: Database, clock: FakeClock) -> None:
+    """draft-ietf-acme-profiles §4: a server that lists profiles says which one an order has."""
+    told = Profiles([replace(profile("tls-server"), description="for web servers")])
+    async with acme_world(
+        database, clock, endpoints=[AcmeEndpoint(name="one", profiles=("tls-server",))], profiles=told
+    ) as world:
+        client = await world.registered("one")
+        order = await ready(client, "a.example.com")
+        assert (await client.post(order.location)).json["profile"] == "tls-server"
+
+
 async def test_the_order_echoes_its_profile_every_time(world: AcmeWorld) -> None:
     client = await world.registered("choice")
     order = await ready(client, "a.example.com", profile="short-lived")
