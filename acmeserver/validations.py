@@ -213,12 +213,14 @@ class Validations:
 
     async def _tried(self, challenge: Challenge, kind: str, authorization_id: str) -> Attempt | None:
         """RFC 8555 §8.2: what time may heal is tried again. None when another worker has settled it."""
-        attempt = 1
+        attempt, earlier = 1, list[Failed]()
         while await self._claimed(authorization_id):
             async with self._gate:
                 outcome = await self._methods[kind](challenge)
+            evidence = replace(outcome.evidence, attempts=attempt, earlier=tuple(earlier))
             if isinstance(outcome, Proved) or outcome.kind not in PROPAGATION or attempt >= self._retries.attempts:
-                return replace(outcome, evidence=replace(outcome.evidence, attempts=attempt))
+                return replace(outcome, evidence=evidence)
+            earlier.append(replace(outcome, evidence=replace(outcome.evidence, attempts=attempt)))
             attempt += 1
             await self._sleep(self._retries.before(attempt).total_seconds())
         return None

@@ -75,13 +75,14 @@ class AttemptEvidence:
     records: tuple[str, ...] = ()  # DNS records that were looked at, escaped and cut; for the record, never for a client
     secure: bool | None = None  # whether the resolver says that DNSSEC proved its answers (AD, RFC 4035 §3.2.3)
     attempts: int = 1  # tries of ours that this one ends (RFC 8555 §8.2)
+    earlier: tuple[Failed, ...] = ()  # the tries before this one, the first one first
     perspectives: tuple[Verdict, ...] = ()  # what remote perspectives saw; empty where none is configured
     started: Micros = field(kw_only=True)
     finished: Micros = field(kw_only=True)
 
     def as_json(self) -> dict[str, object]:
         """Members that a JSON encoder takes as they are; times in microseconds."""
-        return {
+        content: dict[str, object] = {
             "method": self.method,
             "identifier": self.identifier,
             "resolver": self.resolver,
@@ -96,6 +97,9 @@ class AttemptEvidence:
             "started": self.started,
             "finished": self.finished,
         }
+        if self.earlier:
+            content["earlier"] = [{"failed": each.kind.value, **each.evidence.as_json()} for each in self.earlier]
+        return content
 
 
 @dataclass(frozen=True, slots=True)

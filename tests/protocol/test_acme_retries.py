@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -60,9 +61,9 @@ async def challenge_of(client: AcmeClient) -> tuple[str, str]:
     return authorization, (await client.post(authorization)).json["challenges"][0]["url"]
 
 
-async def evidence(database: Database) -> dict[str, object]:
+async def evidence(database: Database) -> dict[str, Any]:
     (row,) = await database.fetch("SELECT evidence FROM acme_authorization")
-    found: dict[str, object] = json.loads(row["evidence"])
+    found: dict[str, Any] = json.loads(row["evidence"])
     return found
 
 
@@ -91,6 +92,24 @@ async def test_what_stays_as_it_is_has_failed_after_the_last_try(world: AcmeWorl
     assert (await client.post(authorization)).json["status"] == "invalid"
     assert pauses.taken == [5, 10]
     assert (await evidence(database))["attempts"] == 3
+
+
+async def test_every_try_leaves_its_record_whatever_came_of_the_last(
+    world: AcmeWorld, pauses: Pauses, clock: FakeClock, database: Database
+) -> None:
+    """What was seen the first time is how an attack on the DNS or on routes is found out later (BR 5.4.1)."""
+    client = await world.registered()
+    world.http01.failing["a.example.com"] = FailureKind.CONNECTION
+    pauses.heal_after = 2
+    _, challenge = await challenge_of(client)
+    began = clock.micros()
+    await client.post(challenge, {})
+    last = await evidence(database)
+    assert [(each["attempts"], each["failed"], each["started"] - began) for each in last["earlier"]] == [
+        (1, "connection", 0),
+        (2, "connection", 5_000_000),
+    ]
+    assert (last["attempts"], last["started"] - began) == (3, 15_000_000)
 
 
 @pytest.mark.parametrize(
