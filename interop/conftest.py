@@ -10,9 +10,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from interop.support import Site, short_directory
 from tests.helpers.dns import DnsServer
@@ -55,8 +61,47 @@ BRIEF = """\
 """
 
 
+ALTERNATE = """\
+    chain: [ca/root.pem]
+    alternate_chains: [[ca/issuing-by-old-root.pem, ca/old-root.pem]]
+    key: {software: {file: ca/issuing.key"""
+
+
+def certify_by_another(ca: Path) -> None:
+    """What an old root of the house does for a new CA: its own certificate for the same name and key."""
+    new = x509.load_pem_x509_certificate((ca / "issuing.pem").read_bytes())
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name.from_rfc4514_string("CN=Interop Old Root,O=Interop")
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    usage = new.extensions.get_extension_for_class(x509.KeyUsage).value
+    root = (
+        _certificate(name, name, key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(identifier, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    crossed = (
+        _certificate(new.subject, name, new.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(new.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value, critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    for file, certificate in (("old-root.pem", root), ("issuing-by-old-root.pem", crossed)):
+        (ca / file).write_bytes(certificate.public_bytes(Encoding.PEM))
+
+
+def _certificate(subject: x509.Name, issuer: x509.Name, key: CertificatePublicKeyTypes) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(subject_name=subject, issuer_name=issuer, public_key=key)
+    builder = builder.serial_number(x509.random_serial_number())
+    return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=365))
+
+
 def with_extensions(text: str, tlsalpn01_port: int) -> str:
     for old, new in (
+        ("    chain: [ca/root.pem]\n    key: {software: {file: ca/issuing.key", ALTERNATE),
         ("\n  est:\n", f"\n{ENDPOINTS}  est:\n"),
         ("\nprofiles:", "\nPROFILES:"),
         ("allowed_profiles: [tls-server, short-lived]\n", "allowed_profiles: [tls-server, short-lived, brief]\n"),
@@ -71,21 +116,29 @@ def with_extensions(text: str, tlsalpn01_port: int) -> str:
 
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
-    """A server with the defaults of `init`, but for its ports, the DNS server that it asks, and more endpoints."""
+    """A server with the defaults of `init`, but for its ports, the DNS server that it asks, more endpoints and one more chain."""
     (tlsalpn01_port,) = free_ports(1)
-    with (
-        dns_server() as dns,
-        Server(resolver=dns.address, edit=lambda text: with_extensions(text, tlsalpn01_port)) as server,
-    ):
-        yield Site(
-            root=server.ca_file,
-            bootstrap=server.environment,
-            http01_port=server.http01_port,
-            zone=dns.__setitem__,
-            txt=dns.txt,
-            tlsalpn01_port=tlsalpn01_port,
-            config=server.config_file,
-        )
+    with short_directory() as home, dns_server() as dns:
+        directory = home / "ca"
+
+        def edit(text: str) -> str:
+            certify_by_another(directory / "ca")
+            return with_extensions(text, tlsalpn01_port)
+
+        with Server(directory=directory, resolver=dns.address, edit=edit) as server:
+            yield _site(server, dns, tlsalpn01_port)
+
+
+def _site(server: Server, dns: DnsServer, tlsalpn01_port: int) -> Site:
+    return Site(
+        root=server.ca_file,
+        bootstrap=server.environment,
+        http01_port=server.http01_port,
+        zone=dns.__setitem__,
+        txt=dns.txt,
+        tlsalpn01_port=tlsalpn01_port,
+        config=server.config_file,
+    )
 
 
 @pytest.fixture

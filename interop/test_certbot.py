@@ -1,5 +1,6 @@
 """certbot (PyPI): the client that most people mean when they say ACME."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -146,6 +147,16 @@ def test_another_key_revokes_nothing(certbot: Certbot, site: Site, home: Path) -
 
 
 # ------------------------------------------------------------------------------------------------ extensions
+
+
+def test_certbot_gets_the_chain_to_the_root_that_it_prefers(certbot: Certbot, site: Site, home: Path) -> None:
+    name = site.name("chains.certbot")
+    certbot.run(certbot.certonly("-d", name, "--preferred-chain", "Interop Old Root"))
+    verify(replace(certbot.held(name), root=site.root.parent / "old-root.pem"), names=[name])
+    verify(
+        hold(site, certbot.live / name / "cert.pem", home=home), names=[name]
+    )  # the same by the first chain, from its AIA URL
+
 
 HOOK = """\
 #!/bin/sh

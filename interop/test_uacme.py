@@ -6,6 +6,7 @@ So it runs in a mount namespace of its own, where that file is another one; noth
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from interop.support import Site, hold, needs, openssl, refused, run, verify, verify_revoked
@@ -112,3 +113,13 @@ def test_uacme_gets_a_certificate_for_an_address_by_a_request_that_does_not_call
         assert "put it into the subjectAltName and leave out the CN" in said
         uacme.run("issue", csr)
     verify(hold(site, leaf, home=home, chain=leaf), addresses=["127.0.0.1"])
+
+
+def test_uacme_gets_the_alternate_chain_that_it_asks_for(site: Site, home: Path) -> None:
+    name = site.name("chains.uacme")
+    leaf = home / "uacme" / name / "cert.pem"
+    with webroot(home / "www", site.http01_port) as challenges:
+        uacme = Uacme(site, home, challenges)
+        uacme.run("new")
+        uacme.run("-l", "1", "issue", name)
+    verify(replace(hold(site, leaf, home=home, chain=leaf), root=site.root.parent / "old-root.pem"), names=[name])
