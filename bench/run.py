@@ -213,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write every figure into this file")
     parser.add_argument("-v", "--verbose", action="store_true", help="every step of every window, as it is done")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is stopped then, too
     windows = [window for window in given.window or WINDOWS if window != "none"]
     rows: list[Row] = []
     for engine in given.engine or ["sqlite", "postgresql"]:
