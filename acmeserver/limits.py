@@ -93,10 +93,17 @@ class Limits:
         return await self._refused(self._accounts, address, limit, f"new accounts from {address}", now)
 
     def order_steps(
-        self, account_id: str, identifiers: Sequence[Identifier], now: Micros, *, renewal: bool = False
+        self,
+        account_id: str,
+        identifiers: Sequence[Identifier],
+        now: Micros,
+        *,
+        to_prove: Sequence[Identifier],
+        renewal: bool = False,
     ) -> list[Step]:
-        """For the write that makes an order, or authorizations. A `renewal` that the server asked for (RFC 9773 §5, ARI) is
-        not counted; what protects the server from a broken client holds for it, too.
+        """For the write that makes an order for `identifiers`, or authorizations; `to_prove` has one for each authorization that
+        will wait, which may be for an ancestor, two for one name, or none. A `renewal` that the server asked for (RFC 9773 §5,
+        ARI) is not counted; what protects the server from a broken client holds for it, too.
 
         In the order of their keys, so that two writes never wait for each other; before the rows that the write makes, for
         they count what is there.
@@ -104,14 +111,20 @@ class Limits:
         rules, steps = self._rules, []
         limit = None if renewal else rules.orders_per_account
         if limit or rules.failed_validations or rules.pending_authorizations:
-            steps.append(Step(TAKE_ORDER_SQL, (*self._own(account_id, limit, now), *self._state(account_id, identifiers, now))))
+            steps.append(Step(TAKE_ORDER_SQL, (*self._own(account_id, limit, now), *self._state(account_id, to_prove, now))))
         if rules.orders_per_name is not None and not renewal:
             names = registered_names(identifiers)
             steps += [_take(self._names, name, rules.orders_per_name, now) for name in names]
         return steps
 
     async def order_refusal(
-        self, account_id: str, identifiers: Sequence[Identifier], now: Micros, *, renewal: bool = False
+        self,
+        account_id: str,
+        identifiers: Sequence[Identifier],
+        now: Micros,
+        *,
+        to_prove: Sequence[Identifier],
+        renewal: bool = False,
     ) -> Problem | None:
         """As `account_refusal`."""
         rules = self._rules
@@ -126,8 +139,8 @@ class Limits:
                 refused = await self._refused(self._names, name, rules.orders_per_name, what, now)
                 if refused is not None:
                     return refused
-        return await self._failed_too_often(account_id, identifiers, now) or await self._too_many_waiting(
-            account_id, len(identifiers), now
+        return await self._failed_too_often(account_id, to_prove, now) or await self._too_many_waiting(
+            account_id, len(to_prove), now
         )
 
     def failure_steps(self, account_id: str, identifier: Identifier, now: Micros) -> list[Step]:
@@ -142,13 +155,13 @@ class Limits:
             return "orders", account_id, now, now, 0, FOREVER, FOREVER
         return _arguments("orders", account_id, limit, now)
 
-    def _state(self, account_id: str, identifiers: Sequence[Identifier], now: Micros) -> tuple[str | int, ...]:
+    def _state(self, account_id: str, to_prove: Sequence[Identifier], now: Micros) -> tuple[str | int, ...]:
         """What TAKE_ORDER_SQL looks at besides: names that failed, and what waits."""
         failed, most = self._rules.failed_validations, self._rules.pending_authorizations
         at = terms(failed, now) if failed is not None else None
         latest, absurd = (at.latest, at.absurd) if at is not None else (FOREVER, FOREVER)
-        counted, below = (0, 1) if most is None else (most, most - len(identifiers) + 1)
-        return _failed(account_id), _listed(identifiers), latest, counted, below, absurd, now
+        counted, below = (0, 1) if most is None else (most, most - len(to_prove) + 1)
+        return _failed(account_id), _listed(to_prove), latest, counted, below, absurd, now
 
     async def _refused(self, owner: str, name: str, limit: Limit, what: str, now: Micros) -> Problem | None:
         row = await self._database.fetch_one(BUCKET_SQL, owner, name)

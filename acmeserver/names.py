@@ -108,11 +108,6 @@ def slots(names: Iterable[Name], profile: Profile) -> dict[Name, tuple[tuple[str
     return found
 
 
-def canonical(wire: Iterable[WireIdentifier]) -> tuple[Identifier, ...]:
-    """Of identifiers that were parsed when the order was made."""
-    return tuple(map(parse_identifier, wire))
-
-
 def parse_identifier(wire: WireIdentifier) -> Identifier:
     """Raises Rejection."""
     match wire.type:

@@ -12,11 +12,11 @@ from acmeserver.csrcheck import check_csr, read_csr
 from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.limits import Limits
 from acmeserver.messages import Finalize, NewOrder
-from acmeserver.names import Name, PublicSuffix, canonical, parse_names
+from acmeserver.names import Name, PublicSuffix, offered, parse_names
 from acmeserver.ports import IssuanceDoor, OrderPolicy
 from acmeserver.problems import Problem, ProblemType, not_found, unauthorized
 from acmeserver.renewal import Renewals
-from acmeserver.selection import Selected, Selection, authorization_values, evidence_of, owner_of
+from acmeserver.selection import Selected, Selection, authorization_values, evidence_of, owner_of, waiting
 from acmeserver.settlement import ORIGIN
 from acmeserver.standing import admitted, check_standing, check_wanted, explain, guard, principal
 from acmeserver.star import Terms
@@ -76,7 +76,9 @@ class Orders:
         names = self._names(acting, wanted if terms is None else _longest(wanted, terms, now), profile)
         identifiers = [name.identifier for name in names]
         replaced = await self._renewals.predecessor(wanted.replaces, account_id=acting.account_id, identifiers=identifiers)
-        renewal = replaced is not None and replaced.in_window
+        # One that chose its own times, or that renews itself, would be in its window at once, or again and again.
+        chosen = terms is not None or wanted.not_before is not None or wanted.not_after is not None
+        renewal = replaced is not None and replaced.in_window and not chosen
         until = after(now, self._endpoint.order_lifetime)
         selected = await self._selection.select(names, profile, acting, now=now, expires_at=until)
         order = self._new_order(names, wanted, (profile.name, version), selected, until)
@@ -84,8 +86,9 @@ class Orders:
             order = replace(order, replaces=replaced.text)
         if terms is not None:
             order = replace(order, auto_renewal=terms.text())
+        to_prove = waiting(selected.authorizations)
         try:
-            limited = self._limits.order_steps(acting.account_id, identifiers, now, renewal=renewal)
+            limited = self._limits.order_steps(acting.account_id, identifiers, now, to_prove=to_prove, renewal=renewal)
             more = [] if replaced is None else [replaced.step(order.id, now)]
             if terms is not None:
                 more.append(self._stars.insert_step(order, terms, acting.account_id, now))
@@ -95,7 +98,7 @@ class Orders:
             # Ids are random, so it is the guard on the account, a limit, or a certificate's replacement.
             await self._renewals.check_free(replaced)
             changed = await explain(self._database, self._endpoint, acting)
-            refused = await self._limits.order_refusal(acting.account_id, identifiers, now, renewal=renewal)
+            refused = await self._limits.order_refusal(acting.account_id, identifiers, now, to_prove=to_prove, renewal=renewal)
             raise (refused or changed) from conflict
         return order
 
@@ -139,10 +142,7 @@ class Orders:
         status = order.status(self._clock.micros())
         if status is not OrderStatus.READY:
             raise self._not_ready(order_id, f"it is {status.value}")
-        csr = read_csr(wanted.csr)
-        identifiers = canonical(order.identifiers)
-        check_csr(csr, identifiers, acting)
-        request = self._request(acting, order, csr, identifiers)
+        request = self._request(acting, order, read_csr(wanted.csr))
         outcome = await (self._stars.submit(order, request) if order.auto_renewal else self._issuance.submit(request))
         match outcome:
             case Issued() if order.auto_renewal:
@@ -168,8 +168,7 @@ class Orders:
         order = store.order_from(rows)
         if any(each.stored is not StoredAuthorization.VALID for each in order.authorizations):
             raise unauthorized("an authorization of the order was given up")
-        self._profile(order.profile)  # that the endpoint still has it
-        return self._request(acting, order, csr, canonical(order.identifiers))
+        return self._request(acting, order, csr)
 
     async def cancel(self, acting: Acting, order_id: str) -> Order:
         """RFC 8739 §3.1.2. Raises Problem."""
@@ -209,7 +208,23 @@ class Orders:
             authorizations=selected.authorizations,
         )
 
-    def _request(self, acting: Acting, order: Order, csr: Csr, identifiers: tuple[Identifier, ...]) -> IssuanceRequest:
+    def _still_granted(self, acting: Acting, order: Order) -> tuple[Identifier, ...]:
+        """The order's names. What the operator has taken back since it was made (a profile, a type or a method of the endpoint's,
+        a name or a profile of the external key's) certifies nothing any more. Raises Problem, Rejection.
+        """
+        profile, _ = self._profile(order.profile)
+        identifiers = tuple(offered(each, self._endpoint) for each in order.identifiers)
+        check_wanted(acting, profile=profile.name, identifiers=identifiers)
+        for each in order.authorizations:
+            if not each.owner and each.chosen not in self._endpoint.challenges:
+                raise unauthorized(
+                    f"{each.identifier} was proved by {each.chosen}, which counts here no more; make a new order"
+                )
+        return identifiers
+
+    def _request(self, acting: Acting, order: Order, csr: Csr) -> IssuanceRequest:
+        identifiers = self._still_granted(acting, order)
+        check_csr(csr, identifiers, acting)
         return IssuanceRequest(
             channel=Channel.ACME,
             endpoint=self._endpoint.name,
@@ -221,7 +236,7 @@ class Orders:
             profile_version=order.profile_version,
             not_before=order.not_before,
             not_after=order.not_after,
-            origin=Origin(ORIGIN, order.id),
+            origin=Origin(ORIGIN, order.id, acting.jwk.thumbprint),
             caa=self._endpoint.caa,
             account_url=self._urls.account(acting.account_id),
         )

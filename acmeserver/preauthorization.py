@@ -10,8 +10,8 @@ from acmeserver.messages import NewAuthz
 from acmeserver.names import Name, PublicSuffix, challenges_for, check_subdomains, offered
 from acmeserver.ports import OrderPolicy
 from acmeserver.problems import from_rejection, malformed, not_found
-from acmeserver.selection import Selection, authorization_values, owner_of
-from acmeserver.standing import admitted, check_wanted, explain, guard, principal
+from acmeserver.selection import Selection, authorization_values, owner_of, waiting
+from acmeserver.standing import admitted, check_wanted, confirm, explain, guard, principal
 from acmeserver.store import Authorization
 from pki.clock import Clock, after
 from pki.identifiers import DnsName, Identifier
@@ -56,14 +56,17 @@ class PreAuthorizations:
         until = after(now, self._endpoint.order_lifetime)
         authorization, known = await self._selection.select_one(name, profile, acting, now=now, expires_at=until)
         if known:
+            await confirm(self._database, self._endpoint, acting)  # no write follows whose guard would
             return authorization, False
+        to_prove = waiting([authorization])
         values = authorization_values(authorization, acting.account_id, now)
         inserted = Step(store.INSERT_PREAUTHORIZATION_SQL, (*values, acting.jwk.thumbprint, *guard(acting, self._endpoint)))
+        limited = self._limits.order_steps(acting.account_id, [identifier], now, to_prove=to_prove)
         try:
-            await self._database.write(*self._limits.order_steps(acting.account_id, [identifier], now), inserted)
+            await self._database.write(*limited, inserted)
         except Conflict as conflict:  # ids are random, so it is the guard on the account, or a limit
             changed = await explain(self._database, self._endpoint, acting)
-            refused = await self._limits.order_refusal(acting.account_id, [identifier], now)
+            refused = await self._limits.order_refusal(acting.account_id, [identifier], now, to_prove=to_prove)
             raise (refused or changed) from conflict
         return authorization, True
 

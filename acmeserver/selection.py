@@ -105,6 +105,11 @@ class Selection:
         )
 
 
+def waiting(authorizations: Iterable[Authorization]) -> list[Identifier]:
+    """What is to be proved yet, once for each authorization."""
+    return [each.identifier for each in authorizations if each.stored is StoredAuthorization.PENDING]
+
+
 def owner_of(acting: Acting, profile: Profile) -> Owns:
     """What the account need not prove: the names of its external key, where the profile is content with that."""
     binding = acting.binding

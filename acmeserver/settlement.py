@@ -18,9 +18,8 @@ ORIGIN = "acme-order"
 class OrderSettler:
     """Pure: it only makes steps. Register it in the pipeline for origins of the kind "acme-order"."""
 
-    def began(self, origin_id: str, *, now: Micros) -> Sequence[Step]:
-        old, new = order_move(OrderEvent.BEGAN)
-        return [Step(store.BEGIN_ORDER_SQL, (origin_id, old.value, new.value, now))]
+    def began(self, origin_id: str, *, now: Micros, key: str = "") -> Sequence[Step]:
+        return [begin_step(origin_id, now, key)]
 
     def issued(self, origin_id: str, certificate: IssuedCertificate, *, now: Micros) -> Sequence[Step]:  # noqa: ARG002  # Settler
         return [_settle(origin_id, OrderEvent.ISSUED, issuer=certificate.issuer, serial=certificate.serial, rows=1)]
@@ -34,8 +33,14 @@ class OrderSettler:
     def not_begun(self) -> Rejection:
         return Rejection(
             Reason.CONFLICT,
-            "the order is not ready: it was finalized already, or an authorization or the account is not valid any more",
+            "the order is not ready: it was finalized already, an authorization or the account is not valid any more, or the account has another key",
         )
+
+
+def begin_step(order_id: str, now: Micros, thumbprint: str) -> Step:
+    """Finalize's compare-and-set. `thumbprint` "" is any key."""
+    old, new = order_move(OrderEvent.BEGAN)
+    return Step(store.BEGIN_ORDER_SQL, (order_id, old.value, new.value, now, thumbprint))
 
 
 def _settle(

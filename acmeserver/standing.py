@@ -57,9 +57,14 @@ def guard(acting: Acting, endpoint: AcmeEndpoint) -> tuple[str, str]:
     return acting.binding.kid if acting.binding is not None else "", endpoint.terms_of_service or ""
 
 
+async def confirm(database: Database, endpoint: AcmeEndpoint, acting: Acting) -> None:
+    """Before something is shown to a caller whom no write and no look-up of his own has checked. Raises as `check_standing`."""
+    check_standing(await _read(database, endpoint, acting), acting, endpoint)
+
+
 async def explain(database: Database, endpoint: AcmeEndpoint, acting: Acting) -> Problem:
     """Why the guarded write conflicted. Raises the same, if it is what `check_standing` says."""
-    check_standing(await _read(database, endpoint, acting), acting, endpoint)
+    await confirm(database, endpoint, acting)
     return unauthorized("the account was changed at this moment; try again")
 
 

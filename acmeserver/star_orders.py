@@ -202,10 +202,11 @@ class Stars:
 
     def _for_slot(self, request: IssuanceRequest, slot: Slot, now: Micros) -> IssuanceRequest:
         """When we are late, it begins as early as the profile lets it."""
+        key = request.origin.key if request.origin is not None else ""
         backdate = self._profiles.get(request.profile).backdate
         punctual = slot.not_before >= after(now, PUNCTUAL - backdate)
         not_before = slot.not_before if punctual else None
-        return replace(request, not_before=not_before, not_after=slot.not_after, origin=Origin(ORIGIN, slot.origin))
+        return replace(request, not_before=not_before, not_after=slot.not_after, origin=Origin(ORIGIN, slot.origin, key))
 
     async def _try(self, step: Step) -> bool:
         try:

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from acmeserver import store
 from acmeserver.problems import from_rejection
+from acmeserver.settlement import begin_step
 from acmeserver.star import Slot, slot_from
 from acmeserver.states import OrderEvent, order_move
 from issuance.request import IssuedCertificate
@@ -23,10 +24,13 @@ RETRY = timedelta(minutes=1)
 BEGIN_FIRST_SQL = """
 UPDATE acme_star SET begun = 1 WHERE order_id = $1 AND state = 'waiting' AND number = 0 AND begun = 0 AND csr_sha256 = $2
 """
-# The account is valid and has given no authorization up; how old its proofs may be is the pipeline's to judge.
+# The account is valid, its external key is not revoked, and it has given no authorization up; how old its proofs may be is the
+# pipeline's to judge.
 BEGIN_NEXT_SQL = """
 UPDATE acme_star SET begun = 1 WHERE order_id = $1 AND state = 'active' AND number = $2 AND begun = 0 AND csr_sha256 = $3
-    AND ends_at > $4 AND EXISTS (SELECT 1 FROM acme_account a WHERE a.id = acme_star.account_id AND a.status = 'valid')
+    AND ends_at > $4 AND EXISTS (SELECT 1 FROM acme_account a WHERE a.id = acme_star.account_id AND a.status = 'valid'
+        AND (a.external_kid = '' OR EXISTS (SELECT 1 FROM acme_external_key e WHERE e.kid = a.external_kid
+            AND e.revoked_at IS NULL)))
     AND EXISTS (SELECT 1 FROM acme_order o WHERE o.id = acme_star.order_id AND o.status = 'valid')
     AND NOT EXISTS (SELECT 1 FROM acme_order_authorization oa JOIN acme_authorization z ON z.id = oa.authorization_id
         WHERE oa.order_id = acme_star.order_id AND z.status <> 'valid')
@@ -46,13 +50,12 @@ UPDATE acme_star SET begun = 0, failures = failures + 1, next_at = $3 WHERE orde
 class StarSettler:
     """Register it in the pipeline for origins of the kind "acme-star"."""
 
-    def began(self, origin_id: str, *, now: Micros) -> Sequence[Step]:
+    def began(self, origin_id: str, *, now: Micros, key: str = "") -> Sequence[Step]:
         slot = slot_from(origin_id)
         if slot.number:
             return [Step(BEGIN_NEXT_SQL, (slot.order_id, slot.number, slot.csr, now))]
-        old, new = order_move(OrderEvent.BEGAN)
         return [
-            Step(store.BEGIN_ORDER_SQL, (slot.order_id, old.value, new.value, now)),
+            begin_step(slot.order_id, now, key),
             Step(BEGIN_FIRST_SQL, (slot.order_id, slot.csr)),
         ]
 

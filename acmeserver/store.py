@@ -124,11 +124,11 @@ REUSABLE_SQL = (
 )
 
 # Finalize's compare-and-set. Of two finalizes one wins; a deactivated account or authorization, or one past its time, cannot,
-# nor can an account whose external key was revoked.
+# nor can an account whose external key was revoked, nor a key that is not the account's any more ('' asks for none).
 BEGIN_ORDER_SQL = (
     "UPDATE acme_order SET status = $3 WHERE id = $1 AND status = $2 AND expires_at > $4 "
     "AND EXISTS (SELECT 1 FROM acme_account a WHERE a.id = acme_order.account_id AND a.status = 'valid' "
-    "AND (a.external_kid = '' OR EXISTS (SELECT 1 FROM acme_external_key e WHERE e.kid = a.external_kid "
+    "AND (CAST($5 AS TEXT) = '' OR a.thumbprint = $5) AND (a.external_kid = '' OR EXISTS (SELECT 1 FROM acme_external_key e WHERE e.kid = a.external_kid "
     "AND e.revoked_at IS NULL))) "
     "AND EXISTS (SELECT 1 FROM acme_order_authorization oa WHERE oa.order_id = acme_order.id) "
     "AND NOT EXISTS (SELECT 1 FROM acme_order_authorization oa JOIN acme_authorization z ON z.id = oa.authorization_id "

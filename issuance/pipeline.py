@@ -204,7 +204,7 @@ class Pipeline:
         """8: write-ahead. None when the intent is ours to sign; else what became of the request elsewhere."""
         now = self._clock.micros()
         settler, origin = self._settler(intent), intent.request.origin
-        began = settler.began(origin.id, now=now) if settler and origin else ()
+        began = settler.began(origin.id, now=now, key=origin.key) if settler and origin else ()
         recorded = self._audit(audit.Event.ISSUE_INTENT, intent, now, _summary(intent))
         try:
             await self._database.write(*began, *ledger.intent_steps(intent, now), recorded)

@@ -80,6 +80,7 @@ class Origin:
 
     kind: str  # "acme-order"
     id: str
+    key: str = ""  # by which it was asked: nothing is begun when the asker has another by then; "" where no key decides
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,8 @@ class Settler(Protocol):
     compare-and-set fails undoes the whole write: `began` is where an order goes ready -> processing, exactly once.
     """
 
-    def began(self, origin_id: str, *, now: Micros) -> Sequence[Step]: ...
+    def began(self, origin_id: str, *, now: Micros, key: str = "") -> Sequence[Step]:
+        """`key` is the origin's: while CAA was asked for, its owner may have taken it out of use."""
 
     def issued(self, origin_id: str, certificate: IssuedCertificate, *, now: Micros) -> Sequence[Step]: ...
 

@@ -30,9 +30,9 @@ async def order(
     """None when the steps of an order are taken, else the refusal."""
     identifiers = [parse_dns(name) for name in names]
     try:
-        await database.write(*at.order_steps(account, identifiers, now, renewal=renewal))
+        await database.write(*at.order_steps(account, identifiers, now, to_prove=identifiers, renewal=renewal))
     except Conflict:
-        refusal = await at.order_refusal(account, identifiers, now, renewal=renewal)
+        refusal = await at.order_refusal(account, identifiers, now, to_prove=identifiers, renewal=renewal)
         assert refusal is not None
         assert refusal.type is ProblemType.RATE_LIMITED
         assert refusal.status == 429
@@ -188,10 +188,10 @@ async def test_accounts_are_counted_by_address_and_by_site(database: Database, c
 
 async def test_what_is_not_limited_costs_no_statement(database: Database, clock: FakeClock) -> None:
     at = limits(database)
-    assert at.order_steps("a", NAMES, clock.micros()) == []
+    assert at.order_steps("a", NAMES, clock.micros(), to_prove=NAMES) == []
     assert at.account_steps("192.0.2.1", clock.micros()) == []
     assert at.failure_steps("a", NAMES[0], clock.micros()) == []
-    assert await at.order_refusal("a", NAMES, clock.micros()) is None
+    assert await at.order_refusal("a", NAMES, clock.micros(), to_prove=NAMES) is None
     assert await at.account_refusal("192.0.2.1", clock.micros()) is None
 
 

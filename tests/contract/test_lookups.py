@@ -58,7 +58,7 @@ STATEMENTS = {
     "certificate": (store.CERTIFICATE_SQL, ("big", "default", "s7")),
     "reusable": (store.REUSABLE_SQL, ("big", NOW, 1, *NAMES)),
     "standing": (store.STANDING_SQL, ("big", "default")),
-    "begin": (store.BEGIN_ORDER_SQL, ("o7", "open", "processing", NOW)),
+    "begin": (store.BEGIN_ORDER_SQL, ("o7", "open", "processing", NOW, "")),
     "settle": (store.SETTLE_ORDER_SQL, ("o7", "processing", "valid", "", "i", "s7")),
     "account": (store.ACCOUNT_SQL, ("big", "default")),
     "account by key": (store.ACCOUNT_BY_KEY_SQL, ("default", "thumb7")),

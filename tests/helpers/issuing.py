@@ -9,6 +9,8 @@ from typing import Any
 from cryptography import x509
 
 from acmeserver.settlement import ORIGIN, OrderSettler
+from acmeserver.star import ORIGIN as STAR
+from acmeserver.star_settlement import StarSettler
 from issuance.caa import CaaChecker
 from issuance.pipeline import Ownership, Pipeline, Rules
 from issuance.request import ApiKey, Channel, IssuanceRequest, Issued, IssuedCertificate, Origin, Settler
@@ -50,7 +52,7 @@ class JobSettler:
 
     READY, BEGUN, ISSUED, FAILED = 0, 1, 2, 3
 
-    def began(self, origin_id: str, *, now: Micros) -> Sequence[Step]:
+    def began(self, origin_id: str, *, now: Micros, key: str = "") -> Sequence[Step]:
         return [self._move(origin_id, self.READY, self.BEGUN, 1)]
 
     def issued(self, origin_id: str, certificate: IssuedCertificate, *, now: Micros) -> Sequence[Step]:
@@ -82,7 +84,9 @@ class Issuing:
     serials: list[int] = field(default_factory=list)  # forced ones, used up first
     caa: CaaChecker | None = None
     ownership: Ownership | None = None
-    settlers: Mapping[str, Settler] = field(default_factory=lambda: {"job": JobSettler(), ORIGIN: OrderSettler()})
+    settlers: Mapping[str, Settler] = field(
+        default_factory=lambda: {"job": JobSettler(), ORIGIN: OrderSettler(), STAR: StarSettler()}
+    )
 
     def __post_init__(self) -> None:
         self.signer = LocalSigner(self.ca)

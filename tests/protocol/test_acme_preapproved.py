@@ -120,11 +120,11 @@ async def test_a_key_revoked_between_order_and_finalize_gives_nothing(
 async def test_a_name_taken_from_the_key_between_order_and_finalize_is_not_certified(
     world: RealAcme, client: AcmeClient, database: Database
 ) -> None:
-    """Whatever wrote it there: the pipeline reads the key's own row."""
+    """Whatever wrote it there: the key's own row is read."""
     order = await client.order("a.example.com")
     await database.write(Step("UPDATE acme_external_key SET names = '[\"b.example.com\"]'"))
     reply = await client.finalize(order, der_of(make_csr("a.example.com")))
-    assert (reply.status, reply.problem) == (403, "unauthorized")
+    assert (reply.status, reply.problem) == (400, "rejectedIdentifier")
     assert "a.example.com" in reply.json["detail"]
     assert world.issuing.signer.signed == []
 
