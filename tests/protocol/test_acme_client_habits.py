@@ -76,8 +76,8 @@ class ShellClient:
         self.count += 1
         dump = Dump(self.directory / f"{self.count}.headers", self.directory / f"{self.count}.body")
         octets = payload if isinstance(payload, bytes) else to_json(payload)
-        more = {} if nonce is None else {"nonce": nonce}
-        jws = to_json(make_jws(self.client.key, await self.client.header(url, **more), octets))
+        header = await (self.client.header(url) if nonce is None else self.client.header(url, nonce=nonce))
+        jws = to_json(make_jws(self.client.key, header, octets))
         where = str(self.client.http.make_url(url.removeprefix(BASE)))
         files = ("-D", str(dump.headers), "-o", str(dump.body))
         await output_of("curl", "-sS", *files, "-H", f"Content-Type: {JOSE}", "--data-binary", "@-", where, stdin=jws)
