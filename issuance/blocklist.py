@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
@@ -34,7 +35,7 @@ ORDER BY c.not_after LIMIT 1000"""
 
 BATCH = 1000
 _HASH = re.compile(r"(?:SHA256:)?([0-9a-f]{64})(?:[\s,;].*)?", re.IGNORECASE)
-_PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----.*?-----END \1-----", re.DOTALL)
+_PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----(.*?)-----END \1-----", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ def parse_list(content: bytes) -> tuple[str, ...]:
     follows it, empty lines and # comments do not count). Each once. Raises Rejection(MALFORMED) that names the line.
     """
     if b"-----BEGIN " in content:
+        _check_all_is_pem(content)
         return tuple(dict.fromkeys(_from_pem(found[1], found[0]) for found in _PEM.finditer(content)))
     hashes: dict[str, None] = {}
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), start=1):
@@ -89,6 +91,15 @@ async def affected(database: Database, now: Micros) -> list[Affected]:
     return [Affected(row["issuer"], row["serial"], row["names"]) for row in await database.fetch(AFFECTED_SQL, now)]
 
 
+def _check_all_is_pem(content: bytes) -> None:
+    """Nothing that the blocks leave over may have been meant as a key."""
+    rest = _PEM.sub(b"", content)
+    if b"-----BEGIN" in rest or b"-----END" in rest or any(b"-----BEGIN" in found[2] for found in _PEM.finditer(content)):
+        raise _unreadable("one of its PEM blocks has no beginning or no end")
+    if any(_HASH.fullmatch(line.strip()) for line in rest.decode("utf-8", "replace").splitlines()):
+        raise _unreadable("it has PEM blocks and hashes; bring them one after the other, in two files")
+
+
 def _from_pem(label: bytes, block: bytes) -> str:
     try:
         match label:
@@ -98,8 +109,8 @@ def _from_pem(label: bytes, block: bytes) -> str:
                 return _hash(load_pem_public_key(block))
             case _:
                 raise _unreadable(f"it holds a {label.decode()}; bring public keys, certificates or hashes")
-    except ValueError as error:
-        raise _unreadable("one of its PEM blocks is damaged") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _unreadable("one of its PEM blocks is damaged, or has a key of a kind that is not known") from error
 
 
 def _hash(key: PublicKeyTypes) -> str:
