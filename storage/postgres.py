@@ -139,6 +139,7 @@ class PostgresDatabase:
         self._pool = pool
         self._kept: list[_Pooled] = []
         self._waiting = 0
+        self._generation = 0  # of connections: those of before a failover are not kept
         self._listener = listener
         self._wakeups = wakeups
         self._scratch = PostgresScratch(self)
@@ -232,6 +233,7 @@ class PostgresDatabase:
 
     async def _with_connection(self, call: Callable[[_Pooled], Awaitable[_T]]) -> _T:
         connection = await self._take()
+        generation = self._generation
         try:
             with translated(lambda: not _lives(connection)):
                 return await call(connection)
@@ -250,10 +252,11 @@ class PostgresDatabase:
                 _drop(connection)  # as above
             raise
         finally:
-            if self._waiting or not _lives(connection) or self._pool.is_closing() or connection.is_in_transaction():
-                await self._pool.release(connection)
-            else:
+            keep = generation == self._generation and not self._waiting and not self._pool.is_closing()
+            if keep and _lives(connection) and not connection.is_in_transaction():
                 self._kept.append(connection)
+            else:
+                await self._pool.release(connection)
 
     async def _take(self) -> _Pooled:
         """One that was used before and lives, else one of the pool's own giving."""
@@ -274,6 +277,7 @@ class PostgresDatabase:
             self._waiting -= 1
 
     async def _expire(self) -> None:
+        self._generation += 1
         await self._pool.expire_connections()
         await self._give_back()
 

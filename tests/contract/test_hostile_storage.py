@@ -87,3 +87,16 @@ async def test_a_write_that_the_server_did_not_answer_in_time_takes_no_later_wri
         assert [row["id"] for row in await holder.fetch(IDS)] == ["kept"]
         await holder.close()
         await hasty.close()
+
+
+async def test_a_connection_to_a_server_that_has_become_a_standby_is_not_used_again(postgres_server: PostgresServer) -> None:
+    """The connection is good, its server is not: kept, it would be the next caller's, and the next one's."""
+    with postgres_server.database() as url:
+        opened = await PostgresDatabase.open(url, pool_size=1)
+        await opened.write(Step("CREATE TABLE thing (id TEXT PRIMARY KEY)", rows=None))
+        await opened.fetch("SELECT set_config('default_transaction_read_only', 'on', false)")
+        with pytest.raises(Unavailable):
+            await opened.write(Step(INSERT, ("a",)))
+        await opened.write(Step(INSERT, ("b",)))
+        assert [row["id"] for row in await opened.fetch(IDS)] == ["b"]
+        await opened.close()
