@@ -47,6 +47,7 @@ class AcmeEndpoint:
     authorization_lifetime: timedelta = timedelta(days=7)  # of a valid one, counted from its validation
     identifiers: tuple[str, ...] = ("dns",)  # types that may be ordered: dns, ip (RFC 8738)
     authorization_reuse: timedelta = timedelta(0)  # how old a proof may be that serves another order; 0: none does
+    order_reuse: bool = False  # newOrder gives the same order again while it is open
     pre_authorization: bool = False  # newAuthz, RFC 8555 §7.4.1
     subdomains: bool = False  # RFC 9444
     caa: bool = False  # RFC 8659, whatever the profile says

@@ -13,6 +13,7 @@ from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.limits import Limits
 from acmeserver.messages import Finalize, NewOrder
 from acmeserver.names import Name, PublicSuffix, offered, parse_names
+from acmeserver.order_reuse import open_order
 from acmeserver.ports import IssuanceDoor, OrderPolicy
 from acmeserver.problems import Problem, ProblemType, not_found, unauthorized
 from acmeserver.renewal import Renewals
@@ -75,6 +76,11 @@ class Orders:
         terms = self._stars.granted(wanted.auto_renewal, profile, now)
         names = self._names(acting, wanted if terms is None else _longest(wanted, terms, now), profile)
         identifiers = [name.identifier for name in names]
+        again = await open_order(
+            self._database, self._endpoint, acting, wanted, names=names, profile=(profile, version), now=now
+        )
+        if again is not None:
+            return again
         replaced = await self._renewals.predecessor(wanted.replaces, account_id=acting.account_id, identifiers=identifiers)
         # One that chose its own times, or that renews itself, would be in its window at once, or again and again.
         chosen = terms is not None or wanted.not_before is not None or wanted.not_after is not None

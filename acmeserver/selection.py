@@ -59,7 +59,7 @@ class Selection:
                 key = (name.proved, name.wildcard, name.ancestor is not None, offer)
                 if key in made:  # two names below one ancestor share its authorization
                     continue
-                found = next((each for each in known if _serves(each, name, offer, profile, now)), None)
+                found = next((each for each in known if serves(each, name, offer, profile, now)), None)
                 if found is not None:
                     reused.add(found.id)
                 made[key] = found or self._new(name, offer, acting, expires_at)
@@ -70,7 +70,7 @@ class Selection:
     ) -> tuple[Authorization, bool]:
         """For newAuthz: one authorization by whatever fits, and whether it was there before."""
         known = () if name.owned else await self._known([name], acting, now)
-        found = next((each for each in known if _serves(each, name, name.challenges, profile, now)), None)
+        found = next((each for each in known if serves(each, name, name.challenges, profile, now)), None)
         return found or self._new(name, name.challenges, acting, expires_at), found is not None
 
     async def _known(self, names: Iterable[Name], acting: Acting, now: Micros) -> Sequence[Authorization]:
@@ -143,7 +143,7 @@ def _proof(authorization: Authorization) -> ChallengeEvidence:
     )
 
 
-def _serves(known: Authorization, name: Name, offer: tuple[str, ...], profile: Profile, now: Micros) -> bool:
+def serves(known: Authorization, name: Name, offer: tuple[str, ...], profile: Profile, now: Micros) -> bool:
     """The same name, wildcard or not as asked, by a method that is still offered, and good in the pipeline's eyes."""
     if known.identifier != name.proved or known.wildcard != name.wildcard or known.chosen not in offer:
         return False

@@ -38,6 +38,7 @@ def acme_endpoint(settings: AcmeSettings) -> AcmeEndpoint:
         cors=settings.cors,
         identifiers=settings.identifiers,
         authorization_reuse=settings.authorization_reuse,
+        order_reuse=settings.order_reuse,
         pre_authorization=settings.pre_authorization,
         subdomains=settings.subdomains,
         caa=settings.caa,

@@ -51,6 +51,7 @@ class AcmeSettings:
     cors: tuple[str, ...]
     identifiers: tuple[str, ...]
     authorization_reuse: timedelta
+    order_reuse: bool
     pre_authorization: bool
     subdomains: bool
     caa: bool
@@ -92,6 +93,7 @@ def acme_settings(
         cors=_cors(given.cors, note),
         identifiers=tuple(dict.fromkeys(given.identifiers)),
         authorization_reuse=given.authorization_reuse,
+        order_reuse=given.order_reuse,
         pre_authorization=given.pre_authorization,
         subdomains=given.subdomains,
         caa=given.caa,

@@ -261,6 +261,7 @@ class AcmeEndpoint(Closed):
     external_account: Literal["none", "optional", "required"] = "none"
     identifiers: Annotated[list[Literal["dns", "ip"]], Field(min_length=1)] = ["dns"]
     authorization_reuse: Duration = timedelta(0)
+    order_reuse: bool = False
     pre_authorization: bool = False
     subdomains: bool = False
     caa: bool = False

@@ -18,7 +18,7 @@ ENDPOINTS = """\
       authorization_reuse: 3d
       pre_authorization: true
       caa: true
-    twice: {profiles: [precious], challenges: [http-01, tls-alpn-01]}
+    twice: {profiles: [precious], challenges: [http-01, tls-alpn-01], order_reuse: true}
 """
 PRECIOUS = "  precious: {issuer: issuing, validity: 1d, methods_required: 2}\n"
 
@@ -80,6 +80,12 @@ def test_a_profile_that_wants_two_methods_makes_two_authorizations(doors: Doors)
     order = doors.account("twice").register().order(NAME)
     assert order.status == 201, order.body
     assert len(order.json["authorizations"]) == 2
+
+
+def test_an_open_order_is_given_again_where_the_endpoint_says_so(doors: Doors, account: Account) -> None:
+    twice = doors.account("twice").register()
+    assert twice.order(NAME).json["finalize"] == twice.order(NAME).json["finalize"]
+    assert account.order(NAME).json["finalize"] != account.order(NAME).json["finalize"]
 
 
 def test_a_name_that_nobody_serves_is_tried_twice(doors: Doors, account: Account) -> None:

@@ -28,6 +28,7 @@ YES_OR_NO = {
     "Profile.require_san": "asks more of the request",
     "Profile.caa": "one more check",
     "Policy.require_approval": "one more check",
+    "AcmeEndpoint.order_reuse": "the account's own open order, checked as a new one is",
     "AcmeEndpoint.pre_authorization": "the same proof, earlier",
     "AcmeEndpoint.subdomains": "RFC 9444: a proof in the DNS of the ancestor",
     "AcmeEndpoint.caa": "one more check",
