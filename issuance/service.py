@@ -138,13 +138,18 @@ class Issuance:
 
     def alternates(self, issuer: str) -> int:
         """How many other chains there are for this issuer's certificates."""
-        return len(self._rules.issuers[issuer].alternate_pems)
+        above = self._rules.issuers.get(issuer)
+        return 0 if above is None else len(above.alternate_pems)
 
     async def chain(self, *, issuer: str, serial: str, alternate: int = 0) -> str | None:
         """The chain of a certificate as `chain_pem` gives it, or an alternate one (from 1). Whose it is, is the caller's check.
 
+        None also for an issuer that is not configured any more: nobody here knows what is above it.
+
         Most are fetched once, right after they were made, and none ever changes: so the newest are remembered.
         """
+        if issuer not in self._rules.issuers:
+            return None
         der = self._newest.get((issuer, serial))
         if der is not None:
             return self._chain(issuer, der, alternate)

@@ -359,3 +359,15 @@ async def test_an_external_key_that_is_revoked_while_a_renewal_is_under_way_ends
         caa.gate.set()
         await held
         assert len(world.issuing.signer.signed) == 1
+
+
+async def test_a_certificate_of_an_issuer_that_is_configured_no_more_is_not_there_and_no_bug(
+    world: RealAcme, database: Database
+) -> None:
+    client = await world.registered()
+    final = await finalized(client, await ready(client, NAME))
+    for table in ("acme_order", "certificate"):
+        await database.write(Step(f"UPDATE {table} SET issuer = 'retired'"))  # noqa: S608  # a constant
+    for url in (final.json["certificate"], final.json["certificate"] + "/1"):
+        assert (await client.post(url)).status == 404
+    assert world.log.events == []
