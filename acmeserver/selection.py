@@ -63,7 +63,8 @@ class Selection:
                 if found is not None:
                     reused.add(found.id)
                 made[key] = found or self._new(name, offer, acting, expires_at)
-        return Selected(tuple(made.values()), frozenset(reused))
+        once = {each.id: each for each in made.values()}  # an ancestor's may serve for itself, too
+        return Selected(tuple(once.values()), frozenset(reused))
 
     async def select_one(
         self, name: Name, profile: Profile, acting: Acting, *, now: Micros, expires_at: Micros

@@ -119,6 +119,25 @@ async def test_nor_whoever_has_not_agreed_to_the_terms_in_force(database: Databa
         assert (reply.status, reply.problem) == (403, "userActionRequired")
 
 
+# ------------------------------------------------------------------------------------------------ authorizations that serve twice
+
+
+async def test_one_proof_that_serves_two_names_of_an_order_is_in_it_once(world: RealAcme) -> None:
+    """An ancestor's, used again for itself and for a name below it."""
+    client = await world.registered()
+    wanted = {"identifier": {"type": "dns", "value": "example.com"}, "subdomainAuthAllowed": True}
+    ancestor = await client.post(client.url("new-authz"), wanted)
+    await client.post(ancestor.json["challenges"][0]["url"], {})
+    identifiers = [
+        {"type": "dns", "value": "example.com"},
+        {"type": "dns", "value": NAME, "ancestorDomain": "example.com"},
+    ]
+    order = await client.post(client.url("new-order"), {"identifiers": identifiers})
+    assert (order.status, order.json["status"]) == (201, "ready"), order.body
+    assert order.json["authorizations"] == [ancestor.location]
+    assert (await finalized(client, order, "example.com", NAME)).json["status"] == "valid"
+
+
 # ------------------------------------------------------------------------------------------------ what was taken back meanwhile
 
 
