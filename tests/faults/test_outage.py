@@ -254,6 +254,36 @@ def test_a_signer_that_does_not_answer_is_503_and_orders_stay_finalizable(site: 
     no_bug(site)
 
 
+def test_while_a_signer_takes_its_time_the_order_is_processing_and_then_valid(
+    site: Site, request: pytest.FixtureRequest
+) -> None:
+    """RFC 8555 §7.4: who finalized waits, who looks is told when to look again, who finalizes again is told where to look."""
+    client = Doors(site.server, site.around)
+    request.addfinalizer(client.close)
+    account = client.account(key=site.doors.secrets.account.key)  # the same one, over a connection of its own
+    account.kid = site.doors.secrets.account.kid
+    order = account.ready("outage.example.test")
+    finalize, url = order.json["finalize"], order.json["finalize"].removesuffix("/finalize")
+    before = site.watch.books.count("issuance")
+    slow = site.signer()
+    freeze(slow)
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(site.doors.secrets.account.finalize, order, HOST.csr())
+            until(lambda: site.watch.books.count("issuance") > before, "the intent")
+            looked = account.post(url)
+            again = account.finalize(order, HOST.csr())
+            os.kill(slow, signal.SIGCONT)
+            final = answer.result()
+    finally:
+        os.kill(slow, signal.SIGCONT)
+    assert (looked.status, looked.json["status"], looked.headers["retry-after"]) == (200, "processing", "3")
+    assert (again.status, again.json["type"].rpartition(":")[2]) == (403, "orderNotReady")
+    assert url in again.json["detail"]
+    assert (final.status, final.json["status"], final.json["finalize"]) == (200, "valid", finalize)
+    no_bug(site)
+
+
 def test_a_signer_that_is_killed_again_and_again_costs_nobody_more_than_a_503(
     site: Site, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
