@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import orjson
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -124,3 +125,29 @@ async def test_the_name_of_an_unknown_profile_comes_back_short_and_is_kept_short
     assert outcome.rejection.detail.isascii()
     (row,) = await issuing.rows("SELECT detail FROM audit")
     assert len(row["detail"]) < 2000
+
+
+HOSTILE_NAMES = (
+    'a","admin":true,"b":"',
+    "{{ .Token }}",
+    "${HOME}",
+    "a,CN=admin",
+    "a+CN=admin",
+    'a"\\',
+    "<script>",
+    "%s%n",
+    "'; --",
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+async def test_a_subject_that_other_text_could_be_made_of_is_refused(database: Database, clock: FakeClock, name: str) -> None:
+    """And it is data where it is kept: nothing is made by putting a request's text into other text (step-ca's templates, 2020)."""
+    issuing = Issuing(database, clock)
+    outcome = await issuing.issuance.submit(issuing.request(csr=make_csr(common_name=name), profile="device"))
+    assert isinstance(outcome, Rejected)
+    assert outcome.rejection.reason is Reason.REJECTED_IDENTIFIER
+    assert await issuing.issued(csr=make_csr(common_name="router-1"), profile="device")
+    details = [orjson.loads(row["detail"]) for row in await database.fetch("SELECT detail FROM audit")]
+    assert details
+    assert all("admin" not in detail for detail in details)
