@@ -29,7 +29,7 @@ from acmeserver.revocation import Revocation
 from acmeserver.selection import Selection
 from acmeserver.star_orders import BATCH, Stars
 from acmeserver.urls import Urls
-from acmeserver.validations import ONCE, Retries, Sleep, Validations
+from acmeserver.validations import ONCE, Place, Retries, Sleep, Validations
 from pki.clock import Clock, after
 from pki.sealing import Sealer
 from pki.strict import base64url
@@ -106,10 +106,14 @@ class AcmeServer:
             methods=methods,
             enqueue=enqueue_validation,
             hold=hold,
-            urls={endpoint.name: Urls(base_url=base_url, endpoint=endpoint.name) for endpoint in endpoints},
-            issuer_domains={endpoint.name: endpoint.caa_identities for endpoint in endpoints},
-            lifetimes={endpoint.name: endpoint.authorization_lifetime for endpoint in endpoints},
-            limits={each.name: Limits(endpoint=each.name, rules=each.limits, database=database) for each in endpoints},
+            places={
+                each.name: Place(
+                    each,
+                    Urls(base_url=base_url, endpoint=each.name),
+                    Limits(endpoint=each.name, rules=each.limits, database=database),
+                )
+                for each in endpoints
+            },
             log=log,
             retries=retries,
             claims=claims,

@@ -17,6 +17,7 @@ from typing import assert_never
 
 from acmeserver import store
 from acmeserver.claims import Claims
+from acmeserver.endpoint import AcmeEndpoint
 from acmeserver.limits import Limits
 from acmeserver.ports import ChallengeMethod, EnqueueValidation, ErrorLog
 from acmeserver.problems import Problem, ProblemType
@@ -78,8 +79,17 @@ class _Flight:
     parked: bool = False  # a job row knows of it
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a validation has to know of the endpoint that it is for."""
+
+    endpoint: AcmeEndpoint
+    urls: Urls
+    limits: Limits
+
+
 class Validations:
-    """Shared by all endpoints of a worker. `lifetimes` is how long a valid authorization lives; it and `urls` are by endpoint."""
+    """Shared by all endpoints of a worker; `places` is by their names."""
 
     def __init__(
         self,
@@ -89,10 +99,7 @@ class Validations:
         methods: Mapping[str, ChallengeMethod],
         enqueue: EnqueueValidation,
         hold: timedelta,
-        lifetimes: Mapping[str, timedelta],
-        urls: Mapping[str, Urls],
-        issuer_domains: Mapping[str, tuple[str, ...]],
-        limits: Mapping[str, Limits],
+        places: Mapping[str, Place],
         log: ErrorLog,
         retries: Retries = ONCE,
         claims: Claims | None = None,  # of a server of several workers
@@ -107,10 +114,7 @@ class Validations:
         self._methods = methods
         self._enqueue = enqueue
         self._hold = hold
-        self._lifetimes = lifetimes
-        self._urls = urls
-        self._issuer_domains = issuer_domains
-        self._limits = limits
+        self._places = places
         self._log = log
         self._flights: dict[str, _Flight] = {}
 
@@ -136,8 +140,9 @@ class Validations:
     async def resume(self, authorization_id: str, kind: str) -> None:
         """A job's turn: validate what is not settled yet, and wait for the result. Raises Unavailable (then try again)."""
         row = await self._database.fetch_one(store.UNSETTLED_AUTHORIZATION_SQL, authorization_id, self._clock.micros())
-        if row is None or row["endpoint"] not in self._lifetimes or kind not in self._methods:
-            return
+        place = self._places.get(row["endpoint"]) if row is not None else None
+        if row is None or place is None or kind not in place.endpoint.challenges:
+            return  # settled, or the operator has taken the method away since
         if kind in OFFLINE:  # it is in the client's answer, which is not stored; its next POST begins anew
             return
         claimant = Claimant(row["account_id"], row["account_thumbprint"], row["endpoint"])
@@ -188,22 +193,22 @@ class Validations:
     async def _validate(
         self, authorization: Authorization, kind: str, claimant: Claimant, response: Response
     ) -> Authorization | None:
-        urls = self._urls[claimant.endpoint]
+        place = self._places[claimant.endpoint]
         challenge = Challenge(
             identifier=authorization.identifier,
             wildcard=authorization.wildcard,
             token=authorization.token,
             thumbprint=claimant.thumbprint,
-            account_url=urls.account(claimant.account_id),
+            account_url=place.urls.account(claimant.account_id),
             subdomains=authorization.subdomains,
-            issuer_domains=self._issuer_domains[claimant.endpoint],
-            hash_prefix=urls.account_hash_prefix,
+            issuer_domains=place.endpoint.caa_identities,
+            hash_prefix=place.urls.account_hash_prefix,
             response=response,
         )
         outcome = await self._tried(challenge, kind, authorization.id)
         if outcome is None:
             return None
-        settled = self._settled(authorization, kind, outcome, self._lifetimes[claimant.endpoint])
+        settled = self._settled(authorization, kind, outcome, place.endpoint.authorization_lifetime)
         counted = self._counted(settled, outcome, claimant)
         try:
             await self._database.write(self._settle_step(settled, outcome, claimant), *counted)
@@ -261,7 +266,9 @@ class Validations:
     def _counted(self, settled: Authorization, outcome: Attempt, claimant: Claimant) -> list[Step]:
         if isinstance(outcome, Proved):
             return []
-        return self._limits[claimant.endpoint].failure_steps(claimant.account_id, settled.identifier, self._clock.micros())
+        return self._places[claimant.endpoint].limits.failure_steps(
+            claimant.account_id, settled.identifier, self._clock.micros()
+        )
 
     def _settle_step(self, settled: Authorization, outcome: Attempt, claimant: Claimant) -> Step:
         error = store.to_json(settled.error) if settled.error is not None else ""

@@ -194,7 +194,7 @@ class _Builder:
             acme=self._acme(profiles),
             est={name: self._est(name, given, profiles) for name, given in root.endpoints.est.items()},
             scep={name: self._scep(name, given, profiles) for name, given in root.endpoints.scep.items()},
-            validation=self._validation(),
+            validation=self._validation(profiles),
             retention=retention_settings(root.retention, partial(self._note_below, ("retention",))),
             chaos=self._chaos(),
         )
@@ -338,7 +338,7 @@ class _Builder:
                 self._document.note(("chaos",), said, at_key=True)
         return Chaos(bad_nonce=given.bad_nonce, delay=given.delay)
 
-    def _validation(self) -> Validation:
+    def _validation(self, profiles: list[Profile]) -> Validation:
         def certificates(place: Place, text: str) -> Path:
             self._files.certificates(("validation", *place), text)
             return self._files.path(text)
@@ -347,7 +347,8 @@ class _Builder:
             return self._files.secret(("validation", *place), text)
 
         note = partial(self._note_below, ("validation",))
-        return validation_settings(self._root.validation, files=Files(certificates, secret), note=note)
+        at_least = max((profile.perspectives_required for profile in profiles), default=0)
+        return validation_settings(self._root.validation, at_least=at_least, files=Files(certificates, secret), note=note)
 
     def _database(self) -> str:
         url = self._root.database

@@ -52,7 +52,10 @@ class Files:
     secret: Callable[[Place, str], Path]
 
 
-def validation_settings(given: config_schema.Validation, *, files: Files, note: Callable[[Place, str], None]) -> Validation:
+def validation_settings(
+    given: config_schema.Validation, *, at_least: int, files: Files, note: Callable[[Place, str], None]
+) -> Validation:
+    """`at_least` is how many perspectives the strictest profile wants: so many are waited for, whatever the quorum."""
     there = len(given.perspectives)
     if given.quorum is not None and given.quorum > there:
         note(("quorum",), f"it is {given.quorum}, and there are {there} perspectives; add some, or ask for fewer")
@@ -71,7 +74,7 @@ def validation_settings(given: config_schema.Validation, *, files: Files, note: 
         retry_delay=given.retry_delay,
         caa_identities=tuple(dict.fromkeys(given.caa_identities)),
         perspectives=tuple(_perspective(name, one, files, note) for name, one in given.perspectives.items()),
-        perspectives_needed=agreeing_needed(there) if given.quorum is None else given.quorum,
+        perspectives_needed=max(at_least, agreeing_needed(there) if given.quorum is None else given.quorum),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from pki.reasons import Unavailable
 from storage.database import Conflict, Database
 from tests.helpers.acme_client import AcmeClient
-from tests.helpers.acme_world import AcmeWorld, acme_world
+from tests.helpers.acme_world import ENDPOINTS, AcmeWorld, acme_world
 from tests.helpers.clock import FakeClock
 from tests.helpers.issuance_simulator import der_of, make_csr
 from validation.outcome import FailureKind
@@ -113,6 +114,20 @@ async def test_a_validation_of_a_worker_that_died_is_resumed_by_its_job(
         assert (await client.post(authorization)).json["status"] == "valid"
         await survivor.server.resume_validation(authorization_id, "http-01")  # there is nothing left to do
         assert survivor.http01.calls == impatient.http01.calls
+
+
+async def test_a_job_does_not_use_a_method_that_the_operator_has_taken_away(
+    impatient: AcmeWorld, database: Database, clock: FakeClock
+) -> None:
+    client = await impatient.registered()
+    order = await client.order("a.example.com")
+    authorization, challenge = await challenge_of(client, order.location)
+    await client.post(challenge, {})
+    await impatient.server.close()
+    endpoints = [replace(each, challenges=("dns-01",)) for each in ENDPOINTS]
+    async with acme_world(database, clock, endpoints=endpoints) as other:
+        await other.server.resume_validation(authorization.rpartition("/")[2], "http-01")
+        assert other.http01.calls == []
 
 
 async def test_resuming_what_is_not_there_does_nothing(world: AcmeWorld) -> None:

@@ -58,6 +58,13 @@ def test_a_quorum_is_what_the_operator_says(made: Path, pki: Pki) -> None:
     assert read(made, text_of(made, pki, *URLS, more="  quorum: 3\n")).validation.perspectives_needed == 3
 
 
+def test_as_many_are_waited_for_as_the_strictest_profile_wants(made: Path, pki: Pki) -> None:
+    text = text_of(made, pki, *URLS, more="  quorum: 1\n")
+    strict = text.replace("validity: 47d", "validity: 47d\n    perspectives_required: 3", 1)
+    assert strict != text
+    assert read(made, strict).validation.perspectives_needed == 3
+
+
 def test_a_quorum_above_their_number_is_refused(made: Path, pki: Pki) -> None:
     assert "it is 4, and there are 3 perspectives" in refusals(made, text_of(made, pki, *URLS, more="  quorum: 4\n"))
     assert "it is 1, and there are 0 perspectives" in refusals(made, text_of(made, pki, more="  quorum: 1\n"))
