@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -14,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 
 from certwright import authority, init, output
 from certwright.cli import Output
-from certwright.commands import find_config, say
+from certwright.commands import find_config, say, with_database
 from certwright.config import Config, load
 from certwright.config_schema import parse_duration
 from certwright.errors import Refused
@@ -28,25 +27,12 @@ from policy.principal import Principal, PrincipalKind
 from signer.api import SoftwareKey
 from signer.secretfile import read_phrase
 from signer.software import load_key
-from storage.database import Database
-from storage.open import open_database
 
 T = TypeVar("T")
 
 
-def _with_database(config: Config, use: Callable[[Database], Awaitable[T]]) -> T:
-    async def inside() -> T:
-        database = await open_database(config.database, migrate=False)
-        try:
-            return await use(database)
-        finally:
-            await database.close()
-
-    return asyncio.run(inside())
-
-
 def _with_credentials(config: Config, use: Callable[[Credentials], Awaitable[T]]) -> T:
-    return _with_database(config, lambda database: use(Credentials(database=database, clock=SystemClock())))
+    return with_database(config, lambda database: use(Credentials(database=database, clock=SystemClock())))
 
 
 # ---------------------------------------------------------------------- credentials
@@ -212,7 +198,7 @@ def _with_issuance(config: Config, use: Callable[[Issuance], Awaitable[T]]) -> T
     from policy.lints import LintGate
     from signer.client import SignerClient
 
-    return _with_database(
+    return with_database(
         config,
         lambda database: use(
             make_issuance(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
 from certwright import clients, output
 from certwright import serve as serving
@@ -17,6 +19,10 @@ from certwright.failures import DONE
 from certwright.init import Options, root_fingerprint
 from certwright.init import init as make
 from pki.clock import SystemClock
+from storage.database import Database
+from storage.open import open_database
+
+T = TypeVar("T")
 
 CONFIG_PLACES = (Path("certwright.yaml"), Path("var/certwright/certwright.yaml"), Path("/etc/certwright/certwright.yaml"))
 
@@ -34,6 +40,19 @@ def find_config(given: Path | None) -> Path:
 def say(text: str) -> None:
     sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
     sys.stdout.flush()
+
+
+def with_database(config: Config, use: Callable[[Database], Awaitable[T]]) -> T:
+    """Opens the server's database for one use, beside the server or without it."""
+
+    async def inside() -> T:
+        database = await open_database(config.database, migrate=False)
+        try:
+            return await use(database)
+        finally:
+            await database.close()
+
+    return asyncio.run(inside())
 
 
 # ---------------------------------------------------------------------- making and serving

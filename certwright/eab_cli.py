@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import shlex
 import sys
@@ -14,7 +13,7 @@ from acmeserver.external_keys import ExternalKey, ExternalKeys, NewKey
 from acmeserver.urls import Urls
 from certwright import output
 from certwright.cli import Output
-from certwright.commands import find_config, say
+from certwright.commands import find_config, say, with_database
 from certwright.config import NO_SEALING_KEY, Config, did_you_mean, load
 from certwright.config_acme import AcmeSettings
 from certwright.config_schema import parse_duration
@@ -23,7 +22,6 @@ from certwright.failures import DONE
 from pki.clock import Micros, SystemClock, after, rfc3339
 from pki.sealing import KEY_OCTETS, Sealer
 from policy.principal import COMMAND_LINE
-from storage.open import open_database
 
 T = TypeVar("T")
 
@@ -154,12 +152,4 @@ def _row(key: ExternalKey, accounts: int, now: Micros) -> dict[str, object]:
 def _with_keys(config: Config, use: Callable[[ExternalKeys], Awaitable[T]]) -> T:
     """Only `create` seals, so only it has to have the real key: a key can be revoked when the file is lost."""
     sealer = Sealer(config.sealing_keys or (secrets.token_bytes(KEY_OCTETS),))
-
-    async def inside() -> T:
-        database = await open_database(config.database, migrate=False)
-        try:
-            return await use(ExternalKeys(database=database, clock=SystemClock(), sealer=sealer))
-        finally:
-            await database.close()
-
-    return asyncio.run(inside())
+    return with_database(config, lambda database: use(ExternalKeys(database=database, clock=SystemClock(), sealer=sealer)))

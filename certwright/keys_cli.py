@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import secrets
 import sys
 from pathlib import Path
 
-from certwright.commands import find_config, say
-from certwright.config import Config, load
+from certwright.commands import find_config, say, with_database
+from certwright.config import load
 from certwright.errors import Refused
 from certwright.failures import DONE
 from issuance.blocklist import Affected, affected, parse_list
 from issuance.blocklist import block as block_keys
 from pki.clock import SystemClock
 from policy.principal import COMMAND_LINE
-from storage.open import open_database
+from storage.database import Database
 
 
 def block(config: Path | None, file: Path, reason: str) -> int:
@@ -27,7 +26,7 @@ def block(config: Path | None, file: Path, reason: str) -> int:
         raise Refused(f"{file}: {error.strerror}") from error
     if not hashes:
         raise Refused(f"{file} holds no keys; bring SHA-256 hashes of public keys, a line each, or PEM")
-    added, hit = asyncio.run(_block(found, hashes, reason))
+    added, hit = with_database(found, lambda database: _block(database, hashes, reason))
     say(f"{len(hashes)} keys read, {added} of them new; they are refused from now on, on every node")
     if hit:
         sys.stderr.write(f"certwright: note: {len(hit)} valid certificates have a key that is blocked; revoke each:\n")
@@ -36,18 +35,8 @@ def block(config: Path | None, file: Path, reason: str) -> int:
     return DONE
 
 
-async def _block(config: Config, hashes: tuple[str, ...], reason: str) -> tuple[int, list[Affected]]:
-    database = await open_database(config.database, migrate=False)
-    try:
-        now = SystemClock().micros()
-        added = await block_keys(
-            database,
-            hashes,
-            reason=reason,
-            principal=str(COMMAND_LINE),
-            now=now,
-            new_id=functools.partial(secrets.token_urlsafe, 16),
-        )
-        return added, await affected(database, now)
-    finally:
-        await database.close()
+async def _block(database: Database, hashes: tuple[str, ...], reason: str) -> tuple[int, list[Affected]]:
+    now = SystemClock().micros()
+    new_id = functools.partial(secrets.token_urlsafe, 16)
+    added = await block_keys(database, hashes, reason=reason, principal=str(COMMAND_LINE), now=now, new_id=new_id)
+    return added, await affected(database, now)

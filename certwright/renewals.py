@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 
 from certwright import output
 from certwright.cli import Output
-from certwright.commands import find_config, say
+from certwright.commands import find_config, say, with_database
 from certwright.compose import new_id
 from certwright.config import Config, did_you_mean, load
 from certwright.config_schema import parse_duration
@@ -20,7 +19,6 @@ from certwright.failures import DONE
 from issuance.renewal import Pull, Renewals
 from pki.clock import Micros, SystemClock, rfc3339, to_micros
 from policy.principal import COMMAND_LINE
-from storage.open import open_database
 
 T = TypeVar("T")
 
@@ -100,11 +98,4 @@ def _time(option: str, text: str) -> Micros:
 
 
 def _with_renewals(config: Config, use: Callable[[Renewals], Awaitable[T]]) -> T:
-    async def inside() -> T:
-        database = await open_database(config.database, migrate=False)
-        try:
-            return await use(Renewals(database=database, clock=SystemClock(), new_id=new_id))
-        finally:
-            await database.close()
-
-    return asyncio.run(inside())
+    return with_database(config, lambda database: use(Renewals(database=database, clock=SystemClock(), new_id=new_id)))

@@ -100,14 +100,20 @@ async def test_a_slow_validation_is_processing_with_retry_after_and_a_job_for_wh
     assert (await client.post(order.location)).json["status"] == "ready"
 
 
-async def test_a_validation_of_a_worker_that_died_is_resumed_by_its_job(
-    impatient: AcmeWorld, database: Database, clock: FakeClock
-) -> None:
-    client = await impatient.registered()
+async def abandoned(world: AcmeWorld) -> tuple[AcmeClient, str, str]:
+    """Whose validation was under way when the worker died, with its authorization and challenge."""
+    client = await world.registered()
     order = await client.order("a.example.com")
     authorization, challenge = await challenge_of(client, order.location)
     await client.post(challenge, {})
-    await impatient.server.close()  # cancelled, as by a signal
+    await world.server.close()  # cancelled, as by a signal
+    return client, authorization, challenge
+
+
+async def test_a_validation_of_a_worker_that_died_is_resumed_by_its_job(
+    impatient: AcmeWorld, database: Database, clock: FakeClock
+) -> None:
+    client, authorization, _ = await abandoned(impatient)
     async with acme_world(database, clock) as survivor:
         authorization_id = authorization.rpartition("/")[2]
         await survivor.server.resume_validation(authorization_id, "http-01")
@@ -119,11 +125,7 @@ async def test_a_validation_of_a_worker_that_died_is_resumed_by_its_job(
 async def test_a_job_does_not_use_a_method_that_the_operator_has_taken_away(
     impatient: AcmeWorld, database: Database, clock: FakeClock
 ) -> None:
-    client = await impatient.registered()
-    order = await client.order("a.example.com")
-    authorization, challenge = await challenge_of(client, order.location)
-    await client.post(challenge, {})
-    await impatient.server.close()
+    _, authorization, _ = await abandoned(impatient)
     endpoints = [replace(each, challenges=("dns-01",)) for each in ENDPOINTS]
     async with acme_world(database, clock, endpoints=endpoints) as other:
         await other.server.resume_validation(authorization.rpartition("/")[2], "http-01")
@@ -138,11 +140,7 @@ async def test_resuming_what_is_not_there_does_nothing(world: AcmeWorld) -> None
 async def test_a_worker_that_died_before_it_wrote_a_job_costs_the_client_one_more_post(
     impatient: AcmeWorld, database: Database, clock: FakeClock
 ) -> None:
-    client = await impatient.registered()
-    order = await client.order("a.example.com")
-    _, challenge = await challenge_of(client, order.location)
-    await client.post(challenge, {})
-    await impatient.server.close()
+    client, _, challenge = await abandoned(impatient)
     async with acme_world(database, clock) as survivor:
         elsewhere = AcmeClient(survivor.http, key=client.key, kid=client.kid)
         assert (await elsewhere.post(challenge, {})).json["status"] == "valid"
