@@ -24,16 +24,16 @@ def check_key(jwk: Jwk) -> None:
 
 def not_blocked(jwk: Jwk) -> Step:
     """Guard of the write that makes the key an account's: a key that is known to be compromised stays out, also at this moment."""
-    return Step(KEY_NOT_BLOCKED_SQL, (_spki_sha256(jwk),), rows=0)
+    return Step(KEY_NOT_BLOCKED_SQL, (spki_sha256(jwk),), rows=0)
 
 
 async def is_blocked(database: Database, jwk: Jwk) -> bool:
-    return await database.fetch_one(BLOCKED_KEY_SQL, _spki_sha256(jwk)) is not None
+    return await database.fetch_one(BLOCKED_KEY_SQL, spki_sha256(jwk)) is not None
 
 
 def blocked() -> Problem:
     return Problem(ProblemType.BAD_PUBLIC_KEY, "this key is known to be compromised; make another")
 
 
-def _spki_sha256(jwk: Jwk) -> str:
+def spki_sha256(jwk: Jwk) -> str:
     return hashlib.sha256(jwk.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()

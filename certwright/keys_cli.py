@@ -7,6 +7,7 @@ import secrets
 import sys
 from pathlib import Path
 
+from acmeserver.blocked_accounts import revoke_accounts
 from certwright.commands import find_config, say, with_database
 from certwright.config import load
 from certwright.errors import Refused
@@ -26,8 +27,10 @@ def block(config: Path | None, file: Path, reason: str) -> int:
         raise Refused(f"{file}: {error.strerror}") from error
     if not hashes:
         raise Refused(f"{file} holds no keys; bring SHA-256 hashes of public keys, a line each, or PEM")
-    added, hit = with_database(found, lambda database: _block(database, hashes, reason))
+    added, hit, accounts = with_database(found, lambda database: _block(database, hashes, reason))
     say(f"{len(hashes)} keys read, {added} of them new; they are refused from now on, on every node")
+    if accounts:
+        say(f"{accounts} ACME accounts had one of them and are revoked; their owners have to register anew, with another key")
     if hit:
         sys.stderr.write(f"certwright: note: {len(hit)} valid certificates have a key that is blocked; revoke each:\n")
         for one in hit:
@@ -35,8 +38,9 @@ def block(config: Path | None, file: Path, reason: str) -> int:
     return DONE
 
 
-async def _block(database: Database, hashes: tuple[str, ...], reason: str) -> tuple[int, list[Affected]]:
+async def _block(database: Database, hashes: tuple[str, ...], reason: str) -> tuple[int, list[Affected], int]:
     now = SystemClock().micros()
     new_id = functools.partial(secrets.token_urlsafe, 16)
     added = await block_keys(database, hashes, reason=reason, principal=str(COMMAND_LINE), now=now, new_id=new_id)
-    return added, await affected(database, now)
+    accounts = await revoke_accounts(database, hashes, principal=str(COMMAND_LINE), now=now, new_id=new_id)
+    return added, await affected(database, now), accounts

@@ -26,6 +26,7 @@ class Event(enum.Enum):
     ACCOUNT_CREATED = "account.created"
     ACCOUNT_KEY_CHANGED = "account.key_changed"
     ACCOUNT_DEACTIVATED = "account.deactivated"
+    ACCOUNT_REVOKED = "account.revoked"  # by an operator, who blocked its key
     EXTERNAL_KEY_CREATED = "external_key.created"
     EXTERNAL_KEY_REVOKED = "external_key.revoked"
 

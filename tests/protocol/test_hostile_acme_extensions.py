@@ -13,9 +13,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from acmeserver.account_keys import spki_sha256
+from acmeserver.blocked_accounts import revoke_accounts
 from acmeserver.endpoint import AcmeEndpoint, AutoRenewalRules, RenewalInfo
+from acmeserver.jwk import parse_jwk
 from acmeserver.limits import LimitRules
 from acmeserver.renewal import CertId, render_cert_id
+from issuance.blocklist import block
 from issuance.caa import CaaChecker
 from pki.clock import after, rfc3339
 from pki.identifiers import DnsName
@@ -26,6 +30,7 @@ from tests.helpers.acme_account import binding, change_key, external_keys, new_e
 from tests.helpers.acme_client import AccountKey, AcmeClient, Reply
 from tests.helpers.acme_real import RealAcme, real_acme
 from tests.helpers.acme_world import ready
+from tests.helpers.ca import counter
 from tests.helpers.clock import FakeClock
 from tests.helpers.issuance_simulator import der_of, make_csr
 from tests.helpers.profiles import profile
@@ -390,3 +395,28 @@ async def test_a_certificate_of_an_issuer_that_is_configured_no_more_is_not_ther
     for url in (final.json["certificate"], final.json["certificate"] + "/1"):
         assert (await client.post(url)).status == 404
     assert world.log.events == []
+
+
+async def test_whoever_has_the_blocked_key_of_an_account_gets_nothing_more_in_its_name(
+    world: RealAcme, database: Database, clock: FakeClock
+) -> None:
+    """An operator blocks a key because somebody else has it. The account that has it, and what it proved, are that one's, too."""
+    client, other = await world.registered(), await world.registered()
+    order = await ready(client, NAME)
+    stolen = spki_sha256(parse_jwk(client.key.jwk))
+    now, new_id = clock.micros(), counter("audit")
+    await block(database, [stolen], reason="found", principal="operator:o", now=now, new_id=new_id)
+    assert await revoke_accounts(database, [stolen], principal="operator:o", now=now, new_id=new_id) == 1
+    for reply in (
+        await finalized(client, order),
+        await client.order(NAME),
+        await new_authz(client),
+        await client.post(client.kid),
+        await change_key(client, AccountKey()),
+    ):
+        assert (reply.status, reply.problem) == (403, "unauthorized")
+    assert world.issuing.signer.signed == []
+    assert (await other.order(NAME)).status == 201
+    (row,) = await world.issuing.rows("SELECT subject FROM audit WHERE event = 'account.revoked'")
+    assert row["subject"] == f"acme-account:{client.kid.rpartition('/')[2]}"
+    assert await revoke_accounts(database, [stolen], principal="operator:o", now=now, new_id=new_id) == 0
