@@ -7,10 +7,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from acmeserver.jwk import parse_jwk
+from acmeserver.store import INSERT_ACCOUNT_SQL
 from certwright import keys_cli
+from certwright.commands import with_database
+from certwright.config import load
 from certwright.errors import Refused
 from pki.reasons import Rejection
+from storage.database import Step
+from tests.helpers.acme_client import AccountKey
 
 
 @pytest.fixture
@@ -44,3 +51,21 @@ def test_the_key_of_a_certificate_is_blocked_and_nobody_else_is_named(ca: Path, 
     assert keys_cli.block(ca / "certwright.yaml", ca / "ca" / "root.pem", "found") == 0
     said = capsys.readouterr()
     assert (said.out[:17], said.err) == ("1 keys read, 1 of", "")
+
+
+def test_an_account_that_has_the_key_is_revoked_and_counted(
+    ca: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jwk = parse_jwk(AccountKey().jwk)
+    with_database(
+        load(ca / "certwright.yaml"),
+        lambda opened: opened.write(
+            Step(INSERT_ACCOUNT_SQL, ("a1", "default", jwk.thumbprint, jwk.text, "[]", 1, 0, "", "", ""))
+        ),
+    )
+    file = tmp_path / "key.pem"
+    file.write_bytes(jwk.key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    assert keys_cli.block(ca / "certwright.yaml", file, "found") == 0
+    assert "1 ACME accounts had one of them and are revoked" in capsys.readouterr().out
+    assert keys_cli.block(ca / "certwright.yaml", file, "found") == 0
+    assert "ACME accounts" not in capsys.readouterr().out
