@@ -22,8 +22,8 @@ from acmeserver.problems import Problem, malformed, unauthorized
 from issuance import audit
 from issuance.audit import Event
 from pki.clock import Clock, Micros
-from pki.reasons import Reason, Rejection
-from pki.sealing import Sealer
+from pki.reasons import Reason, Rejection, Unavailable
+from pki.sealing import Sealer, SealError
 from pki.strict import StrictError, base64url, parse_json
 from policy.names import parse_pattern
 from policy.principal import Principal
@@ -127,7 +127,7 @@ class ExternalKeys:
         """The steps of RFC 8555 §7.3.4: `value` binds `jwk`, the key of the request to `url`. Raises Problem, Rejection."""
         binding = parse_mac_jws(value)
         row = await self._database.fetch_one(FIND_SQL, binding.kid, endpoint) if "\0" not in binding.kid else None
-        secret = self._nobody if row is None else self._sealer.open(row["secret"], context=_context(binding.kid, endpoint))
+        secret = self._nobody if row is None else self._opened(row["secret"], _context(binding.kid, endpoint))
         if not _mac_is_right(binding, secret) or row is None:
             raise unauthorized(_NOT_VALID)
         if binding.url != url:
@@ -139,6 +139,13 @@ class ExternalKeys:
         if (state := key.state(now)) is not KeyState.OPEN:
             raise _unusable(key.kid, state)
         return Bound(key.kid, Step(USE_SQL, (key.kid, endpoint, now)))
+
+    def _opened(self, box: bytes, context: str) -> bytes:
+        """An operator's mistake with the file of keys is an outage: he reads why in the log, and mends it."""
+        try:
+            return self._sealer.open(box, context=context)
+        except SealError as error:
+            raise Unavailable(f"external account keys: {error}") from error
 
     async def explain(self, kid: str, endpoint: str) -> Problem | None:
         """Why `Bound.use` conflicted, if it was that."""

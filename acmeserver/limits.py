@@ -2,7 +2,8 @@
 
 Law of this file: no request is first counted and then served. A bucket is emptied by a step of the write that makes the
 account or the order, whose row count is the verdict: several buckets give all or nothing, concurrent requests cannot pass
-together, and an admitted request costs no round trip more. Only a refused one is looked into afterwards, for the answer.
+together, and an admitted request costs no round trip more. Only a refused one is looked into afterwards, for the answer. The
+one cap that is no bucket counts what is committed: the pending authorizations of an account, by how many orders come at once.
 The arithmetic is policy/limits.py; the SQL here repeats `take`, and a test holds one against the other.
 """
 

@@ -200,6 +200,7 @@ def make_server(
     endpoints: Sequence[AcmeEndpoint] = ENDPOINTS,
     real_methods: Mapping[str, ChallengeMethod] = MappingProxyType({}),
     profiles: Profiles = PROFILES,
+    sealer: Sealer = SEALER,
     **more: Any,
 ) -> AcmeServer:
     return AcmeServer(
@@ -212,7 +213,7 @@ def make_server(
         policy=policy,
         methods={**{method.name: method for method in methods}, **real_methods},
         enqueue_validation=enqueue,
-        sealer=SEALER,
+        sealer=sealer,
         log=log,
         hold=hold,
         **more,

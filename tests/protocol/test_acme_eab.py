@@ -16,6 +16,7 @@ import pytest
 from acmeserver.endpoint import AcmeEndpoint
 from pki.clock import after
 from pki.reasons import Rejection
+from pki.sealing import Sealer
 from pki.strict import base64url, from_base64url
 from policy.principal import COMMAND_LINE
 from storage.database import Conflict, Database, Step
@@ -91,6 +92,19 @@ async def test_an_endpoint_without_external_accounts_verifies_none_and_shows_non
     assert "externalAccountBinding" not in created.json
     ((key, accounts),) = await external_keys(world.database, clock).list()
     assert (key.used_at, accounts) == (None, 0)
+
+
+async def test_a_key_that_this_server_cannot_open_is_an_outage_that_an_operator_mends(
+    world: AcmeWorld, clock: FakeClock
+) -> None:
+    made = await new_external_key(world.database, clock)
+    other = Sealer([bytes(32)])
+    async with acme_world(world.database, clock, endpoints=ENDPOINTS, sealer=other) as misconfigured:
+        client = misconfigured.client("optional")
+        reply = await client.register(externalAccountBinding=binding(client, made))
+        assert (reply.status, reply.problem) == (503, "serverInternal")
+        assert reply.headers["Retry-After"].isdigit()
+        assert misconfigured.log.events == []
 
 
 async def test_a_found_account_spends_no_key_and_wants_none(world: AcmeWorld, clock: FakeClock) -> None:
