@@ -159,6 +159,7 @@ async def _serve(
     except Rejection as rejection:
         answer = _refused(request, from_rejection(rejection))
     except Unavailable as outage:
+        _LOG.warning("request %s cannot be served now: %s", request.get("request_id", ""), outage.what)
         answer = _problem_answer(from_unavailable(outage))
     except Exception:  # the outermost edge: a bug is logged, and the client learns only where to ask
         request_id = str(request.get("request_id") or server.new_id())
