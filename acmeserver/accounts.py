@@ -69,7 +69,14 @@ class Accounts:
         if self._endpoint.terms_of_service is not None and not wanted.terms_agreed:
             raise terms_not_agreed(self._endpoint.terms_of_service)
         check_key(jwk)
-        return await self._insert(jwk, wanted, await self._bound(jwk, wanted), source_address)
+        try:
+            bound = await self._bound(jwk, wanted)
+        except Problem:
+            # The external key may have been used at this moment, by the same client's other request.
+            if (found := await self._find(jwk)) is not None:
+                return found, False
+            raise
+        return await self._insert(jwk, wanted, bound, source_address)
 
     async def update(self, acting: Acting, wanted: AccountUpdate) -> Account:
         """Read, with changes before if there are any. Raises Problem(unauthorized)."""
