@@ -7,13 +7,14 @@ not mix.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Final
 
 import orjson
 
+from certwright.log_sink import Sink
 from pki.clock import Clock, rfc3339
 
 _LEVELS: Final = {"DEBUG": "debug", "INFO": "info", "WARNING": "warning", "ERROR": "error", "CRITICAL": "error"}
@@ -25,15 +26,18 @@ class Log:
     def __init__(self, *, clock: Clock, process: str, descriptor: int = 2) -> None:
         self._clock = clock
         self._process = process
-        self._descriptor = descriptor
+        self._sink = Sink(descriptor)
 
     def event(self, level: str, event: str, **fields: object) -> None:
         """`fields` are what a JSON encoder takes."""
+        self._sink.put(self._line(level, event, fields), self._lost)
+
+    def _line(self, level: str, event: str, fields: Mapping[str, object]) -> bytes:
         line = {"time": rfc3339(self._clock.micros()), "level": level, "process": self._process, "event": event, **fields}
-        try:
-            os.write(self._descriptor, orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
-        except OSError:
-            return  # nobody listens; a server does not stop for that
+        return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
+
+    def _lost(self, count: int) -> bytes:
+        return self._line("warning", "log lines lost", {"lines": count})
 
     def info(self, event: str, **fields: object) -> None:
         self.event("info", event, **fields)
