@@ -173,20 +173,21 @@ class Resource:
     handler: Handler
 
 
+# The busiest first: they are tried in this order.
 RESOURCES = (
-    Resource("new-account", SignedBy.KEY, new_account),
+    Resource(f"authz/{{id:{ID}}}", SignedBy.ACCOUNT, authorization),
+    Resource(f"challenge/{{id:{ID}}}/{{kind:{CHALLENGE}}}", SignedBy.ACCOUNT, challenge),
+    Resource(f"order/{{id:{ID}}}/finalize", SignedBy.ACCOUNT, finalize),
+    Resource(f"order/{{id:{ID}}}", SignedBy.ACCOUNT, order),
+    Resource(f"cert/{{serial:{SERIAL}}}", SignedBy.ACCOUNT, certificate),
     Resource("new-order", SignedBy.ACCOUNT, new_order),
+    Resource("new-account", SignedBy.KEY, new_account),
+    Resource(f"account/{{id:{ID}}}", SignedBy.ACCOUNT, account),
+    Resource(f"account/{{id:{ID}}}/orders", SignedBy.ACCOUNT, account_orders),
+    Resource(f"cert/{{serial:{SERIAL}}}/{{chain:{CHAIN}}}", SignedBy.ACCOUNT, certificate),
     Resource("new-authz", SignedBy.ACCOUNT, new_authz),
     Resource("revoke-cert", SignedBy.EITHER, revoke_cert),
     Resource("key-change", SignedBy.ACCOUNT, key_change),
-    Resource(f"account/{{id:{ID}}}", SignedBy.ACCOUNT, account),
-    Resource(f"account/{{id:{ID}}}/orders", SignedBy.ACCOUNT, account_orders),
-    Resource(f"order/{{id:{ID}}}", SignedBy.ACCOUNT, order),
-    Resource(f"order/{{id:{ID}}}/finalize", SignedBy.ACCOUNT, finalize),
-    Resource(f"authz/{{id:{ID}}}", SignedBy.ACCOUNT, authorization),
-    Resource(f"challenge/{{id:{ID}}}/{{kind:{CHALLENGE}}}", SignedBy.ACCOUNT, challenge),
-    Resource(f"cert/{{serial:{SERIAL}}}", SignedBy.ACCOUNT, certificate),
-    Resource(f"cert/{{serial:{SERIAL}}}/{{chain:{CHAIN}}}", SignedBy.ACCOUNT, certificate),
     Resource(STAR_PATH, SignedBy.ACCOUNT, star_certificate),
 )
 
