@@ -243,7 +243,8 @@ def challenge_json(
         content["validated"] = rfc3339(validated_at)
     if error is not None:
         content["error"] = dict(error)
-    if kind in WITH_LISTS:  # the first spelling is that of revisions 00 and 01, which clients still read; some up to the first "]"
+    # The first spelling is that of revisions 00 and 01, which clients still read; some up to the first "]".
+    if kind in WITH_LISTS:
         content |= {"issuer-domain-names": list(issuer_domains), "issuerDomainNames": list(issuer_domains)}
     return content
 

@@ -27,7 +27,8 @@ class Urls:
         self.new_order = f"{self._root}/new-order"
         self.new_authz = f"{self._root}/new-authz"
         self.revoke_cert = f"{self._root}/revoke-cert"
-        self.account_hash_prefix = f"{self._root}/account-hash/"  # names accounts in dns-persist-01 records; nothing is served there
+        # Names accounts in dns-persist-01 records; nothing is served there.
+        self.account_hash_prefix = f"{self._root}/account-hash/"
         self.renewal_info = f"{self._root}/renewal-info"
         self.key_change = f"{self._root}/key-change"
 
