@@ -23,9 +23,8 @@ from validation.onion import ca_signing_nonce
 MAX_CONTACTS = 10
 MAX_CONTACT = 320  # characters
 MAX_IDENTIFIERS = 100
-WITH_LISTS = frozenset(
-    {"dns-persist-01"}
-)  # challenges that hold lists, and no token: shown last, for who greps up to the first "]"
+# Challenges that hold lists, and no token: shown last, for who greps up to the first "]".
+WITH_LISTS = frozenset({"dns-persist-01"})
 MAX_IDENTIFIER = 512  # characters; longer than any name can be
 
 _MAX_TIME = to_micros(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))  # RFC 5280 §4.1.2.5
