@@ -29,6 +29,7 @@ from acmeserver.validations import Retries
 from certwright import config as configuration
 from certwright import status
 from certwright.compose_acme import OrderRules, acme_endpoint, validation_job
+from certwright.compose_est import est_server
 from certwright.compose_validation import caa_checker, challenge_methods, perspectives_of
 from certwright.config import Config
 from certwright.listeners import Listener, Traffic, application
@@ -36,8 +37,6 @@ from certwright.logs import Log
 from certwright.measure import MeasuredSigner, Outcomes
 from certwright.metrics import Metrics
 from certwright.pages import MetricsPage
-from est.endpoint import Authentication, EstEndpoint
-from est.http import EstServer
 from est.http import routes as est_routes
 from issuance.caa import CaaChecker
 from issuance.credentials import Credentials
@@ -137,11 +136,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         chaos=config.chaos,
     )
     closing.push_async_callback(acme.close)
-    est = EstServer(
-        endpoints={name: est_endpoint(config, settings) for name, settings in config.est.items()},
-        issuance=issuance,
-        credentials=credentials,
-    )
+    est = est_server(config, issuance=issuance, credentials=credentials)
     scep = ScepServer(
         endpoints={name: scep_endpoint(config, settings) for name, settings in config.scep.items()},
         issuance=issuance,
@@ -257,16 +252,6 @@ def expected_keys(config: Config) -> Mapping[str, bytes]:
         key: x509.load_der_x509_certificate(der).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         for key, der in certificates.items()
     }
-
-
-def est_endpoint(config: Config, settings: configuration.EstSettings) -> EstEndpoint:
-    return EstEndpoint(
-        label=settings.name,
-        profile=settings.profile,
-        ca_certificates=_ca_certificates(config, settings.profile),
-        authenticate=frozenset(Authentication(one) for one in settings.authenticate),
-        realm=settings.realm,
-    )
 
 
 def scep_endpoint(config: Config, settings: configuration.ScepSettings) -> ScepEndpoint:

@@ -15,12 +15,14 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cryptography import x509
 from pydantic import ValidationError
 
 from acmeserver.chaos import Chaos
 from acmeserver.retention import Kept
 from certwright import config_schema
 from certwright.config_acme import CAA_IDENTITIES, AcmeSettings, acme_settings, retention_settings
+from certwright.config_est import EstSettings, est_settings
 from certwright.config_files import ConfigFiles
 from certwright.config_issuers import Issuer, IssuerReader, RegistrationAuthority
 from certwright.config_profiles import build_profile
@@ -35,7 +37,6 @@ from signer.api import KeyConfig
 Address = tuple[str, int]
 
 # What this release does of what the schema knows.
-EST_AUTHENTICATION = frozenset({"basic"})
 SCEP_CHALLENGES = frozenset({"static"})
 
 NO_SEALING_KEY = (
@@ -51,14 +52,6 @@ class Listen:
     mtls: Address | None
     http: Address | None
     metrics: Address | None
-
-
-@dataclass(frozen=True, slots=True)
-class EstSettings:
-    name: str
-    profile: str
-    authenticate: frozenset[str]
-    realm: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,12 +276,22 @@ class _Builder:
 
     def _est(self, name: str, given: config_schema.EstEndpoint, profiles: list[Profile]) -> EstSettings:
         place = ("endpoints", "est", name)
-        self._served((*place, "authenticate"), given.authenticate, EST_AUTHENTICATION)
-        return EstSettings(
-            name=name,
-            profile=self._profile_name((*place, "profile"), given.profile, profiles),
-            authenticate=frozenset(given.authenticate),
-            realm=given.realm,
+        known = self._root.registration_authorities
+        authority = given.registration_authority
+        if authority is not None:
+            self._known((*place, "registration_authority"), "registration authority", authority, known)
+        wanted = self._profile_name((*place, "profile"), given.profile, profiles)
+
+        def certificates(below: Place, text: str) -> list[x509.Certificate]:
+            return self._files.certificates((*place, *below), text)
+
+        return est_settings(
+            name,
+            given,
+            profile=next((profile for profile in profiles if profile.name == wanted), None),
+            authority=authority,
+            certificates=certificates,
+            note=partial(self._note_below, place),
         )
 
     def _scep(self, name: str, given: config_schema.ScepEndpoint, profiles: list[Profile]) -> ScepSettings:

@@ -95,6 +95,8 @@ def build_profile(name: str, given: config_schema.Profile, *, first_issuer: str,
     backdate = timedelta(minutes=5) if given.backdate is None else given.backdate
     if backdate > timedelta(hours=48):
         note(("backdate",), "notBefore may lie at most 48h before signing (BR 7.1.2.7)")
+    if given.server_keygen and SERVER_AUTH in (usages or base.extended_key_usage):
+        note(("server_keygen",), "the key of a server is made by the server; take serverAuth out, or this")
     return Profile(
         name=canonical,
         issuer=given.issuer or first_issuer,
@@ -113,6 +115,8 @@ def build_profile(name: str, given: config_schema.Profile, *, first_issuer: str,
         lint=given.lint or LintMode.SHAPE,
         methods_required=given.methods_required or 1,
         perspectives_required=given.perspectives_required or 0,
+        server_keygen=bool(given.server_keygen),
+        subject_change=bool(given.subject_change),
         aliases=tuple(canonical_profile_name(alias) for alias in given.aliases or ()),
         description=given.description or "",
     )

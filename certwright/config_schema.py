@@ -212,6 +212,8 @@ class Profile(Closed):
     perspectives_required: Annotated[int, Field(ge=0, le=64)] | None = None
     caa: bool | None = None
     lint: Annotated[LintMode, _one_enum(LintMode)] | None = None
+    server_keygen: bool | None = None
+    subject_change: bool | None = None
     aliases: list[Name] | None = None
     description: Text | None = None  # what ACME clients are shown
 
@@ -274,10 +276,45 @@ class AcmeEndpoint(Closed):
     cors: list[Origin] = []
 
 
+class EstClientCertificates(Closed):
+    """`anchors`: CAs of manufacturers. What a label issued may renew itself there, without being listed."""
+
+    anchors: list[Text] = []
+    roles: list[Text] = []
+    grace: Duration = timedelta(0)
+    enroll: bool = False
+
+
+class EstAgents(Closed):
+    """Registration authorities: certificates with id-kp-cmcRA, of CAs in `anchors`."""
+
+    anchors: Annotated[list[Text], Field(min_length=1)]
+    roles: Annotated[list[Text], Field(min_length=1)]
+
+
+class EstLimits(Closed):
+    """null is no limit."""
+
+    failures_per_user: Rate | None = Limit(10, timedelta(minutes=15))
+    failures_per_address: Rate | None = Limit(100, timedelta(minutes=15))
+    enrollments_per_caller: Rate | None = None
+    enrollments_per_address: Rate | None = None
+
+
 class EstEndpoint(Closed):
     profile: Text
-    authenticate: Annotated[list[Literal["basic", "certificate"]], Field(min_length=1)] = ["basic"]
+    authenticate: Annotated[list[Literal["basic", "digest", "bearer", "certificate"]], Field(min_length=1)] = ["basic"]
     realm: Annotated[str, Field(pattern=r"^[ !#-\[\]-~]{1,64}$")] = "estrealm"
+    base64_wrap: Literal["auto", "76", "0"] = "auto"
+    client_certificates: EstClientCertificates = EstClientCertificates()
+    agents: EstAgents | None = None
+    proof_linking: Literal["off", "optional", "required"] = "off"
+    csr_attributes: Literal["none", "oids", "template"] = "none"
+    server_keygen: bool = False
+    full_cmc: bool = False
+    registration_authority: Text | None = None
+    require_approval: bool = False
+    limits: EstLimits = EstLimits()
 
 
 class ScepEndpoint(Closed):

@@ -1,4 +1,4 @@
-"""EST over HTTP (RFC 7030 §3.2): authenticate, parse, ask the pipeline, render. Every response has a Content-Length.
+"""EST over HTTP (RFC 7030 §3.2): which endpoint, which operation, and what a refusal looks like. Every response has a Content-Length.
 
 Law of this file: nothing is read from a client before TLS is certain, and no body before its sender is known.
 """
@@ -6,20 +6,23 @@ Law of this file: nothing is read from a client before TLS is certain, and no bo
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Protocol, assert_never
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
+from multidict import CIMultiDict
 
-from est.auth import challenge, parse_basic
-from est.endpoint import DEFAULT, Authentication, EstEndpoint
+from est.cmc.service import FullCmc
+from est.connection import connection_of
+from est.csrattrs import csr_attributes
+from est.endpoint import DEFAULT, EstEndpoint
+from est.enroll import Enroller
 from est.errors import STATUS, HttpRefusal, explanation, retry_after
-from est.wire import MAX_BODY, certs_only, check_csr_type, encode, wraps
-from issuance.credentials import Credential
-from issuance.request import BasicPassword, Channel, IssuanceRequest, Issued, Outcome, Pending, Rejected
-from pki.csr import parse_csr, unwrap_csr
-from pki.reasons import Reason, Rejection
-from policy.principal import Principal, PrincipalKind
+from est.exchange import Exchange
+from est.secrets import challenges
+from est.serverkeygen import KeyGeneration
+from est.wire import certs_only
+from pki.reasons import Rejection
+from policy.profiles import Profiles
 
 _LOG = logging.getLogger(__name__)
 METHODS: Mapping[str, str] = {
@@ -30,35 +33,35 @@ METHODS: Mapping[str, str] = {
     "fullcmc": "POST",
     "csrattrs": "GET",
 }
-_NOT_SERVED: Mapping[str, tuple[int, str]] = {
-    "simplereenroll": (501, "re-enrolment is not served here yet; enrol anew at simpleenroll\n"),
-    "serverkeygen": (501, "keys are not made here; make one and enrol at simpleenroll\n"),
-    "fullcmc": (501, "full CMC requests are not served here; enrol at simpleenroll\n"),
-    # RFC 7030 §4.5.2: 404 says that there is no list of attributes to heed.
-    "csrattrs": (404, "no attributes are asked for in certification requests here\n"),
-}
 
-
-class Enrolment(Protocol):
-    """What EST needs of `issuance.service.Issuance`."""
-
-    async def submit(self, request: IssuanceRequest) -> Outcome: ...
-
-
-class Passwords(Protocol):
-    """What EST needs of `issuance.credentials.Credentials`."""
-
-    async def check_est_user(self, *, endpoint: str, user: str, password: str) -> Credential: ...
+Operation = Callable[[Exchange], Awaitable[web.Response]]
 
 
 class EstServer:
     """All EST endpoints of a server, by label."""
 
-    def __init__(self, *, endpoints: Mapping[str, EstEndpoint], issuance: Enrolment, credentials: Passwords) -> None:
+    def __init__(
+        self,
+        *,
+        endpoints: Mapping[str, EstEndpoint],
+        profiles: Profiles,
+        enroller: Enroller,
+        key_generation: KeyGeneration,
+        full_cmc: FullCmc,
+    ) -> None:
         self._endpoints = dict(endpoints)
         self._ca_certificates = {label: certs_only(endpoint.ca_certificates) for label, endpoint in endpoints.items()}
-        self._issuance = issuance
-        self._credentials = credentials
+        self._csr_attributes = {
+            label: csr_attributes(endpoint, profiles.get(endpoint.profile)) for label, endpoint in endpoints.items()
+        }
+        self._operations: Mapping[str, Operation] = {
+            "cacerts": self._cacerts,
+            "simpleenroll": enroller.simple_enroll,
+            "simplereenroll": enroller.simple_reenroll,
+            "serverkeygen": key_generation.handle,
+            "fullcmc": full_cmc.handle,
+            "csrattrs": self._csrattrs,
+        }
 
     async def handle(self, request: web.Request) -> web.Response:
         """Every refusal becomes its response. Outages and bugs pass on to the listener: 503 and 500 look alike everywhere."""
@@ -79,53 +82,23 @@ class EstServer:
             raise HttpRefusal(404, "there is no such EST endpoint or operation here\n")
         if not request.secure:
             raise HttpRefusal(403, "EST is served over https only (RFC 7030 section 3.3)\n")
-        if operation in _NOT_SERVED:
-            raise HttpRefusal(*_NOT_SERVED[operation])
         method = METHODS[operation]
         if request.method != method:
             raise HttpRefusal(405, f"use {method} for {operation}\n", allow=method)
-        if operation == "cacerts":
-            return _certificates(request, endpoint, self._ca_certificates[endpoint.label])
-        return await self._simple_enrol(request, endpoint)
+        return await self._operations[operation](Exchange(endpoint, operation, request, connection_of(request)))
 
-    async def _simple_enrol(self, request: web.Request, endpoint: EstEndpoint) -> web.Response:
-        credential = await self._authenticate(request, endpoint)
-        check_csr_type(request.headers.get("Content-Type", ""))
-        csr = parse_csr(unwrap_csr(await _body(request)))
-        principal = Principal(
-            kind=PrincipalKind.EST_USER,
-            id=credential.id,
-            roles=credential.roles,
-            source_address=request.remote or "",
-        )
-        outcome = await self._issuance.submit(
-            IssuanceRequest(
-                channel=Channel.EST,
-                endpoint=endpoint.label,
-                principal=principal,
-                evidence=(BasicPassword(credential.id),),
-                profile=credential.profile or endpoint.profile,
-                csr=csr,
-                identifiers=csr.identifiers,
-                common_name=csr.common_name,
-            )
-        )
-        match outcome:
-            case Issued(certificate):
-                # §4.2.3: the certs-only message holds the issued certificate and nothing else.
-                return _certificates(request, endpoint, certs_only([certificate.der]))
-            case Pending(_, seconds):
-                return web.Response(status=202, headers={"Retry-After": str(seconds)})
-            case Rejected(rejection):
-                raise rejection
-            case _:
-                assert_never(outcome)
+    async def _cacerts(self, exchange: Exchange) -> web.Response:
+        return exchange.certs_only(self._ca_certificates[exchange.endpoint.label])
 
-    async def _authenticate(self, request: web.Request, endpoint: EstEndpoint) -> Credential:
-        if Authentication.BASIC not in endpoint.authenticate:
-            raise Rejection(Reason.FORBIDDEN, "this endpoint takes no passwords")
-        basic = parse_basic(request.headers.getall("Authorization", []))
-        return await self._credentials.check_est_user(endpoint=endpoint.label, user=basic.user, password=basic.password)
+    async def _csrattrs(self, exchange: Exchange) -> web.Response:
+        attributes = self._csr_attributes[exchange.endpoint.label]
+        if attributes is None:
+            # RFC 7030 §4.5.2: 404 says that there is no list of attributes to heed.
+            raise HttpRefusal(404, "no attributes are asked for in certification requests here\n")
+        return web.Response(
+            body=exchange.encoded(attributes),
+            headers={"Content-Type": "application/csrattrs", "Content-Transfer-Encoding": "base64"},
+        )
 
 
 def routes(server: EstServer) -> list[web.RouteDef]:
@@ -136,27 +109,6 @@ def routes(server: EstServer) -> list[web.RouteDef]:
     ]
 
 
-async def _body(request: web.Request) -> bytes:
-    """At most MAX_BODY octets, whatever the headers promise. Raises HttpRefusal(413)."""
-    body = bytearray()
-    async for chunk in request.content.iter_chunked(64 * 1024):
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise HttpRefusal(413, f"a certification request has at most {MAX_BODY} octets here\n")
-    return bytes(body)
-
-
-def _certificates(request: web.Request, endpoint: EstEndpoint, der: bytes) -> web.Response:
-    wrapped = wraps(endpoint.base64_wrap, user_agent=request.headers.get("User-Agent"))
-    return web.Response(
-        body=encode(der, wrapped=wrapped),
-        headers={
-            "Content-Type": "application/pkcs7-mime; smime-type=certs-only",
-            "Content-Transfer-Encoding": "base64",
-        },
-    )
-
-
 def _log_refusal(request: web.Request, why: str) -> None:
     """What the client was told, or would have been: a 401 has no body, and many clients show none."""
     _LOG.info("request %s refused: %s", request.get("request_id", ""), why.strip())
@@ -164,8 +116,11 @@ def _log_refusal(request: web.Request, why: str) -> None:
 
 def _refused(rejection: Rejection, endpoint: EstEndpoint | None) -> web.Response:
     status = STATUS[rejection.reason]
-    seconds = retry_after(rejection)
-    headers = {} if seconds is None else {"Retry-After": str(seconds)}
+    headers: CIMultiDict[str] = CIMultiDict()
+    if (seconds := retry_after(rejection)) is not None:
+        headers["Retry-After"] = str(seconds)
     if status == 401 and endpoint is not None:
-        return web.Response(status=401, headers=headers | {"WWW-Authenticate": challenge(endpoint.realm)})
+        for challenge in challenges(endpoint):
+            headers.add("WWW-Authenticate", challenge)
+        return web.Response(status=401, headers=headers)
     return web.Response(status=status, text=explanation(rejection), headers=headers)

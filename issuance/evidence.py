@@ -14,10 +14,14 @@ from issuance.plan import Names
 from issuance.request import (
     ApiKey,
     BasicPassword,
+    BearerToken,
     ChallengeEvidence,
+    DigestPassword,
+    HeldCertificate,
     IssuanceRequest,
     PolicyOwnership,
     ScepChallenge,
+    SharedSecret,
 )
 from pki.clock import Micros
 from pki.identifiers import DnsName, Identifier
@@ -73,8 +77,14 @@ def check_evidence(
                 proofs.append(evidence)
             case PolicyOwnership():
                 claimed.add(evidence.identifier)
-            case BasicPassword():
+            case BasicPassword() | DigestPassword():
                 authenticated |= request.principal.kind is PrincipalKind.EST_USER
+            case BearerToken():
+                authenticated |= request.principal.kind is PrincipalKind.EST_TOKEN
+            case SharedSecret():
+                authenticated |= request.principal.kind is PrincipalKind.CMC_CLIENT
+            case HeldCertificate():
+                authenticated |= request.principal.kind is PrincipalKind.TLS_CLIENT
             case ScepChallenge():
                 authenticated |= request.principal.kind is PrincipalKind.SCEP_CLIENT
             case ApiKey():

@@ -11,13 +11,17 @@ import orjson
 from issuance.request import (
     ApiKey,
     BasicPassword,
+    BearerToken,
     ChallengeEvidence,
+    DigestPassword,
     Evidence,
+    HeldCertificate,
     IssuanceRequest,
     IssuedCertificate,
     Origin,
     PolicyOwnership,
     ScepChallenge,
+    SharedSecret,
 )
 from pki.clock import Micros, to_micros
 from pki.plan import CertificatePlan
@@ -50,6 +54,9 @@ WHERE state = 'issuing' AND lease_until < $1 ORDER BY lease_until LIMIT 100
 BLOCKED_KEY_SQL = "SELECT reason FROM blocked_key WHERE spki_sha256 = $1"
 # A guard: it has to touch no row. A key that is blocked at this moment undoes the intent that it rides with.
 KEY_NOT_BLOCKED_SQL = "UPDATE blocked_key SET blocked_at = blocked_at WHERE spki_sha256 = $1"
+# As above, for the certificate that a request rests on.
+NOT_REVOKED_SQL = "UPDATE revocation SET revoked_at = revoked_at WHERE issuer = $1 AND serial = $2"
+REVOKED_SQL = "SELECT revoked_at FROM revocation WHERE issuer = $1 AND serial = $2"
 
 _CERTIFICATE = """
 SELECT c.issuer, c.serial, c.der, c.profile, c.names, c.principal, c.not_before, c.not_after, c.issued_at,
@@ -143,7 +150,15 @@ def intent_steps(intent: Intent, now: Micros) -> Sequence[Step]:
             orjson.dumps([evidence.as_json() for evidence in intent.caa]).decode() if intent.caa else "",
         ),
     )
-    return row, Step(KEY_NOT_BLOCKED_SQL, (request.csr.spki_sha256,), rows=0)
+    return (
+        row,
+        Step(KEY_NOT_BLOCKED_SQL, (request.csr.spki_sha256,), rows=0),
+        *(Step(NOT_REVOKED_SQL, (held.issuer, held.serial), rows=0) for held in _own_certificates(request)),
+    )
+
+
+def _own_certificates(request: IssuanceRequest) -> Sequence[HeldCertificate]:
+    return [evidence for evidence in request.evidence if isinstance(evidence, HeldCertificate) and evidence.issuer]
 
 
 def _evidence(evidence: Evidence) -> dict[str, object]:
@@ -170,7 +185,14 @@ def _evidence(evidence: Evidence) -> dict[str, object]:
                 "credential": evidence.credential_id,
                 "authorization": evidence.authorization_id,
             }
-        case BasicPassword() | ScepChallenge() | ApiKey():
+        case HeldCertificate():
+            return {
+                "kind": "certificate",
+                "role": evidence.role.value,
+                "credential": evidence.credential_id,
+                "sha256": evidence.sha256,
+            }
+        case BasicPassword() | DigestPassword() | BearerToken() | SharedSecret() | ScepChallenge() | ApiKey():
             return {"kind": type(evidence).__name__, "credential": evidence.credential_id}
         case _:
             assert_never(evidence)
@@ -237,6 +259,13 @@ class Ledger:
 
     async def key_is_blocked(self, spki_sha256: str) -> bool:
         return await self._database.fetch_one(BLOCKED_KEY_SQL, spki_sha256) is not None
+
+    async def rests_on_revoked(self, request: IssuanceRequest) -> bool:
+        """Whether a certificate of ours that the request rests on is revoked."""
+        for held in _own_certificates(request):
+            if await self._database.fetch_one(REVOKED_SQL, held.issuer, held.serial) is not None:
+                return True
+        return False
 
     async def attempt_with_key(self, idempotency_key: str) -> Row | None:
         return await self._database.fetch_one(BY_IDEMPOTENCY_KEY_SQL, idempotency_key)

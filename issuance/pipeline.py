@@ -120,7 +120,7 @@ class Pipeline:
         decision = self._decide(request, profile, names, now)  # 2
         check_evidence(request, names, profile, owned=await self._owned(request), now=now)  # 3
         caa = await check_caa(self._caa, request, names, profile, self._clock)  # 4
-        approve(decision)  # 5
+        approve(_with_endpoint(decision, request))  # 5
         plan = make_plan(request, names, profile, issuer, now)  # 6
         prepared = self._prepare(request, names, plan, issuer, profile, caa=caa)  # 7
         if (conflict := await self._intend(prepared.intent)) is not None:  # 8
@@ -213,6 +213,8 @@ class Pipeline:
                 return earlier
             if await self._ledger.key_is_blocked(intent.request.csr.spki_sha256):
                 raise _blocked() from None
+            if await self._ledger.rests_on_revoked(intent.request):
+                raise _revoked() from None
             if settler is not None:
                 raise settler.not_begun() from None
             # Only a serial that exists already is left: a broken source of randomness must not go on.
@@ -344,6 +346,14 @@ def _blocked() -> Rejection:
     )
 
 
+def _revoked() -> Rejection:
+    return Rejection(
+        Reason.FORBIDDEN,
+        "the certificate that this request rests on is revoked",
+        suggestions=["enrol anew, with a password or another proof of who this is"],
+    )
+
+
 def approve(decision: Decision) -> None:
     """5: approvals. A policy that asks for one gets no certificate from a release that cannot ask anybody.
 
@@ -360,6 +370,13 @@ def approve(decision: Decision) -> None:
             raise decision.rejection
         case _:
             assert_never(decision)
+
+
+def _with_endpoint(decision: Decision, request: IssuanceRequest) -> Decision:
+    """An endpoint may ask for an approval where policy does not."""
+    if request.require_approval and isinstance(decision, Allow):
+        return NeedsApproval(decision.policy, ("approver",))
+    return decision
 
 
 def _check_assembled(der: bytes, intent: ledger.Intent, issuer: Issuer) -> None:

@@ -57,6 +57,52 @@ class BasicPassword:
 
 
 @dataclass(frozen=True, slots=True)
+class DigestPassword:
+    """An EST user answered a Digest challenge (RFC 7616) over TLS."""
+
+    credential_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BearerToken:
+    """An EST client gave a token of one label."""
+
+    credential_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSecret:
+    """A CMC client proved that it knows the secret that goes with its identification (RFC 5272 §6.2, identityProofV2)."""
+
+    credential_id: str
+
+
+class CertificateRole(enum.Enum):
+    """What a client's certificate is to us. Closed."""
+
+    PREVIOUS = "previous"  # issued by this label, and the requester's own
+    DEVICE = "device"  # a manufacturer's (IDevID)
+    AGENT = "agent"  # a registration authority's, id-kp-cmcRA
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCertificate:
+    """They hold the key of a certificate that is trusted where they came, by TLS or by a CMS signature.
+
+    Of our own, `issuer` names the CA: that it is not revoked is looked at once more in the transaction of step 8.
+    """
+
+    role: CertificateRole
+    issuer: str  # "" for a foreign certificate
+    serial: str  # lower-case hex
+    sha256: str  # hex, of the DER
+
+    @property
+    def credential_id(self) -> str:
+        return f"{self.issuer}/{self.serial}" if self.issuer else f"sha256:{self.sha256}"
+
+
+@dataclass(frozen=True, slots=True)
 class ScepChallenge:
     """A SCEP client gave the endpoint's challenge password."""
 
@@ -71,7 +117,17 @@ class ApiKey:
 
 
 # A closed union: there is no way to call the pipeline without one of these.
-Evidence = ChallengeEvidence | PolicyOwnership | BasicPassword | ScepChallenge | ApiKey
+Evidence = (
+    ChallengeEvidence
+    | PolicyOwnership
+    | BasicPassword
+    | DigestPassword
+    | BearerToken
+    | SharedSecret
+    | HeldCertificate
+    | ScepChallenge
+    | ApiKey
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +157,7 @@ class IssuanceRequest:
     idempotency_key: str | None = None  # unique per caller; the same key and request give the same certificate
     origin: Origin | None = None
     caa: bool = False  # the endpoint wants CAA checked, whether or not the profile does
+    require_approval: bool = False  # the endpoint wants one, whatever policy says
     account_url: str = ""  # of an ACME account: what CAA's accounturi has to name (RFC 8657 §3)
 
     def __post_init__(self) -> None:

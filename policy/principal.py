@@ -10,8 +10,10 @@ class PrincipalKind(enum.Enum):
     """How they proved who they are. Closed."""
 
     ACME_ACCOUNT = "acme-account"
-    EST_USER = "est-user"  # HTTP Basic
-    TLS_CLIENT = "tls-client"  # a client certificate
+    EST_USER = "est-user"  # HTTP Basic or Digest
+    EST_TOKEN = "est-token"  # noqa: S105  # a bearer token of one label
+    TLS_CLIENT = "tls-client"  # a client certificate, by TLS or by a CMS signature
+    CMC_CLIENT = "cmc-client"  # a shared secret (RFC 5272 identityProofV2)
     SCEP_CLIENT = "scep-client"  # a challenge password
     API_KEY = "api-key"
     OPERATOR = "operator"  # the command line on the server itself

@@ -55,6 +55,8 @@ class Profile:
     methods_required: int = 1  # how many different methods have to prove an ACME name
     description: str = ""  # for people who choose one (draft-ietf-acme-profiles §3); no part of the version
     perspectives_required: int = 0  # how many remote perspectives have to have seen each proof (BR 3.2.2.9)
+    server_keygen: bool = False  # may its keys be made here (RFC 7030 §4.4); never for servers
+    subject_change: bool = False  # may a re-enrolment ask for other names than the certificate has (RFC 6402 §2.8)
 
     version: str = field(init=False)  # 16 hex digits over every other field; pinned in orders and the ledger as `name@version`
 

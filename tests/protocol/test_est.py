@@ -16,12 +16,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from est.endpoint import EstEndpoint
-from est.http import EstServer, routes
+from est.http import routes
 from est.wire import MAX_BODY
 from issuance.request import BasicPassword, Channel, Pending, Rejected
 from pki.identifiers import parse_dns
 from pki.reasons import Reason, Rejection
 from policy.principal import PrincipalKind
+from tests.helpers.est import est_server
 from tests.helpers.issuance_simulator import KnownCredentials, SimulatedIssuance, ThrowAwayCa, der_of, make_csr
 
 PREFIX = "/.well-known/est"
@@ -43,7 +44,7 @@ def app(issuance: SimulatedIssuance) -> web.Application:
     ca = issuance.ca.der
     endpoints = {label: EstEndpoint(label=label, profile="device", ca_certificates=(ca,)) for label in ("default", "vpn")}
     app = web.Application()
-    app.add_routes(routes(EstServer(endpoints=endpoints, issuance=issuance, credentials=credentials)))
+    app.add_routes(routes(est_server(endpoints=endpoints, issuance=issuance, credentials=credentials)))
     return app
 
 
@@ -237,7 +238,7 @@ async def test_a_second_anchor_is_given_too(issuance: SimulatedIssuance, tmp_pat
     root = ThrowAwayCa()
     endpoint = EstEndpoint(label="default", profile="device", ca_certificates=(issuance.ca.der, root.der))
     app = web.Application()
-    app.add_routes(routes(EstServer(endpoints={"default": endpoint}, issuance=issuance, credentials=KnownCredentials())))
+    app.add_routes(routes(est_server(endpoints={"default": endpoint}, issuance=issuance, credentials=KnownCredentials())))
     server = TestServer(app, scheme="https", host="localhost")
     await server.start_server(ssl=issuance.ca.server_context(tmp_path))
     trust = ssl.create_default_context(cadata=issuance.ca.pem)

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, pkcs7
 
 from est.endpoint import EstEndpoint
-from est.http import EstServer
 from est.http import routes as est_routes
 from issuance.request import Pending
 from rest.http import RestServer
 from rest.http import routes as rest_routes
+from tests.helpers.est import est_server
 from tests.helpers.issuance_simulator import KnownCredentials, SimulatedIssuance, der_of, make_csr, pem_of
 
 LIMIT = 30.0  # seconds for one run of a client
@@ -76,7 +76,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     credentials.add_api_key("cw_alice")
     endpoint = EstEndpoint(label="default", profile="device", ca_certificates=(issuance.ca.der,))
     app = web.Application()
-    app.add_routes(est_routes(EstServer(endpoints={"default": endpoint}, issuance=issuance, credentials=credentials)))
+    app.add_routes(est_routes(est_server(endpoints={"default": endpoint}, issuance=issuance, credentials=credentials)))
     app.add_routes(rest_routes(RestServer(issuance=issuance, credentials=credentials, base_url="https://ca.example.com")))
     (tmp_path / "ca.pem").write_text(issuance.ca.pem)
     server = TestServer(app, scheme="https", host="127.0.0.1")

@@ -20,6 +20,7 @@ from pki.reasons import Reason, Rejection, RevocationReason, Unavailable
 from policy.principal import PrincipalKind
 from rest.http import MAX_BODY, RestServer, routes
 from rest.problems import PROBLEMS
+from tests.helpers.est import est_server
 from tests.helpers.issuance_simulator import KnownCredentials, SimulatedIssuance, der_of, make_csr, pem_of
 
 BASE = "https://ca.example.com:8443"
@@ -374,7 +375,7 @@ def test_the_real_pipeline_and_credentials_fit() -> None:
     def fitted(issuance: Issuance, credentials: Credentials) -> tuple[RestServer, EstServer]:
         return (
             RestServer(issuance=issuance, credentials=credentials, base_url=BASE),
-            EstServer(endpoints={}, issuance=issuance, credentials=credentials),
+            est_server(endpoints={}, issuance=issuance, credentials=credentials),
         )
 
     assert callable(fitted)

@@ -1,0 +1,68 @@
+"""The EST part of the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from certwright.config import Config
+from certwright.config_est import EstSettings
+from est.authentication import Authenticator
+from est.certificates import CertificateChecks
+from est.cmc.service import FullCmc
+from est.endpoint import (
+    Agents,
+    Authentication,
+    Base64Wrap,
+    ClientCertificates,
+    CsrAttributes,
+    EstEndpoint,
+    ProofLinking,
+    RegistrationKey,
+)
+from est.enroll import Enroller
+from est.http import EstServer
+from est.secrets import SecretChecks
+from est.serverkeygen import KeyGeneration
+from issuance.credentials import Credentials
+from issuance.service import Issuance
+
+
+def est_server(config: Config, *, issuance: Issuance, credentials: Credentials) -> EstServer:
+    endpoints: Mapping[str, EstEndpoint] = {name: est_endpoint(config, settings) for name, settings in config.est.items()}
+    authenticator = Authenticator(secrets=SecretChecks(credentials), certificates=CertificateChecks())
+    enroller = Enroller(issuance=issuance, authenticator=authenticator)
+    return EstServer(
+        endpoints=endpoints, profiles=config.profiles, enroller=enroller, key_generation=KeyGeneration(), full_cmc=FullCmc()
+    )
+
+
+def est_endpoint(config: Config, settings: EstSettings) -> EstEndpoint:
+    profile = config.profiles.get(settings.profile)
+    issuer = config.issuers[profile.issuer]
+    return EstEndpoint(
+        label=settings.name,
+        profile=settings.profile,
+        ca_certificates=(issuer.certificate, *issuer.chain),
+        issuer=profile.issuer,
+        authenticate=frozenset(Authentication(one) for one in settings.authenticate),
+        base64_wrap=Base64Wrap(settings.base64_wrap),
+        realm=settings.realm,
+        client_certificates=ClientCertificates(
+            anchors=settings.anchors, roles=settings.roles, grace=settings.grace, enroll=settings.enroll_with_own
+        ),
+        agents=Agents(settings.agent_anchors, settings.agent_roles) if settings.agent_anchors else None,
+        proof_linking=ProofLinking(settings.proof_linking),
+        csr_attributes=CsrAttributes(settings.csr_attributes),
+        server_keygen=settings.server_keygen,
+        full_cmc=settings.full_cmc,
+        require_approval=settings.require_approval,
+        registration_key=_registration_key(config, settings.registration_authority),
+        limits=settings.limits,
+    )
+
+
+def _registration_key(config: Config, name: str | None) -> RegistrationKey | None:
+    if name is None:
+        return None
+    authority = config.registration_authorities[name]
+    return RegistrationKey(authority.key, authority.certificate)
