@@ -17,12 +17,12 @@ import hmac
 import json
 import re
 import secrets
-import unicodedata
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from issuance.names import CREDENTIAL_NAME, ENDPOINT, check_endpoint, prepared
 from pki.clock import Clock, Micros
 from pki.reasons import Reason, Rejection, Unavailable
 from storage.database import Conflict, Database, Row, Step
@@ -51,10 +51,7 @@ SELECT id, kind, endpoint, roles, profile, created_at, expires_at, disabled_at F
 
 _API_KEY = re.compile(r"cw_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 _GENERATED = re.compile(r"cws_[A-Za-z0-9_-]{43}")  # made by `generate_secret`
-_NAME = re.compile(r"[^\x00-\x1f\x7f:\ud800-\udfff]{1,128}")  # RFC 7617 §2: no control characters, no colon
-_ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PASSWORD = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,1024}")
-_LONGEST = 1024  # characters that are normalised: sorting combining marks takes quadratic time
 
 _N, _R, _P = 2**14, 8, 1  # 16 MiB and some 40 ms a check
 _SALT = 16  # octets
@@ -162,15 +159,15 @@ class Credentials:
 
     async def check_est_user(self, *, endpoint: str, user: str, password: str) -> Credential:
         """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong, and Unavailable."""
-        name = _prepared(user)
-        known_form = _NAME.fullmatch(name) is not None and _ENDPOINT.fullmatch(endpoint) is not None
+        name = prepared(user)
+        known_form = CREDENTIAL_NAME.fullmatch(name) is not None and ENDPOINT.fullmatch(endpoint) is not None
         id_ = f"{endpoint}/{name}" if known_form else None
-        return await self._check(CredentialKind.EST_USER, endpoint=endpoint, id_=id_, presented=_prepared(password))
+        return await self._check(CredentialKind.EST_USER, endpoint=endpoint, id_=id_, presented=prepared(password))
 
     async def check_scep_challenge(self, *, endpoint: str, challenge: str) -> Credential:
         """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong, and Unavailable."""
-        id_ = endpoint if _ENDPOINT.fullmatch(endpoint) else None
-        return await self._check(CredentialKind.SCEP_CHALLENGE, endpoint=endpoint, id_=id_, presented=_prepared(challenge))
+        id_ = endpoint if ENDPOINT.fullmatch(endpoint) else None
+        return await self._check(CredentialKind.SCEP_CHALLENGE, endpoint=endpoint, id_=id_, presented=prepared(challenge))
 
     async def _check(self, kind: CredentialKind, *, endpoint: str, id_: str | None, presented: str) -> Credential:
         row: Row | None = None
@@ -213,17 +210,17 @@ class Credentials:
 
         Raises Rejection(MALFORMED) for a name or password that HTTP Basic cannot carry (RFC 7617 §2).
         """
-        name = _prepared(user)
-        if not _NAME.fullmatch(name):
+        name = prepared(user)
+        if not CREDENTIAL_NAME.fullmatch(name):
             raise Rejection(Reason.MALFORMED, "a user name has 1 to 128 characters, without colons and control characters")
-        _check_endpoint(endpoint)
+        check_endpoint(endpoint)
         await self._replace(
             CredentialKind.EST_USER, f"{endpoint}/{name}", endpoint=endpoint, secret=password, roles=roles, profile=profile
         )
 
     async def set_scep_challenge(self, *, endpoint: str, challenge: str, roles: Collection[str], profile: str) -> None:
         """Set the one challenge password of an endpoint; the one before it ends. Raises Rejection(MALFORMED)."""
-        _check_endpoint(endpoint)
+        check_endpoint(endpoint)
         await self._replace(
             CredentialKind.SCEP_CHALLENGE, endpoint, endpoint=endpoint, secret=challenge, roles=roles, profile=profile
         )
@@ -231,7 +228,7 @@ class Credentials:
     async def _replace(
         self, kind: CredentialKind, id_: str, *, endpoint: str, secret: str, roles: Collection[str], profile: str
     ) -> None:
-        stored = await self._stored(_prepared(secret))
+        stored = await self._stored(prepared(secret))
         row = (id_, kind.value, endpoint, stored, _json(roles), profile, self._clock.micros())
         try:
             await self._database.write(Step(REPLACE_SQL, row))
@@ -265,11 +262,6 @@ def _refusal(kind: CredentialKind) -> Rejection:
     return Rejection(Reason.UNAUTHENTICATED, _REFUSALS[kind])
 
 
-def _check_endpoint(endpoint: str) -> None:
-    if not _ENDPOINT.fullmatch(endpoint):
-        raise Rejection(Reason.MALFORMED, "an endpoint's name has letters, digits, '.', '_' and '-', 64 at most")
-
-
 def _credential(row: Row) -> Credential:
     return Credential(
         id=row["id"],
@@ -282,14 +274,6 @@ def _credential(row: Row) -> Credential:
 
 def _json(roles: Collection[str]) -> str:
     return json.dumps(sorted(set(roles)))
-
-
-def _prepared(text: str) -> str:
-    """One spelling for what looks the same on different keyboards (RFC 8265 §3.4.2 and §4.2.2: NFC).
-
-    What is longer than any name or password stays as it is: it is nobody's.
-    """
-    return unicodedata.normalize("NFC", text) if len(text) <= _LONGEST else text
 
 
 def _octets(presented: str) -> bytes:
