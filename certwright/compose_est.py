@@ -42,7 +42,7 @@ def est_endpoint(config: Config, settings: EstSettings) -> EstEndpoint:
     return EstEndpoint(
         label=settings.name,
         profile=settings.profile,
-        ca_certificates=(issuer.certificate, *issuer.chain),
+        ca_certificates=tuple(dict.fromkeys((issuer.certificate, *issuer.chain, *issuer.rollover))),
         issuer=profile.issuer,
         authenticate=frozenset(Authentication(one) for one in settings.authenticate),
         base64_wrap=Base64Wrap(settings.base64_wrap),

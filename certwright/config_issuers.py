@@ -29,6 +29,7 @@ class Issuer:
     crl_refresh: timedelta
     crl_lifetime: timedelta
     alternates: tuple[tuple[bytes, ...], ...] = field(default=(), repr=False)  # DER, each as (certificate, *chain)
+    rollover: tuple[bytes, ...] = field(default=(), repr=False)  # DER
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,12 @@ class IssuerReader:
                 self._alternate((*place, "alternate_chains", index), files, own)
                 for index, files in enumerate(given.alternate_chains)
             ),
+            self._rollover((*place, "rollover"), given.rollover, [*own[:1], *chain]),
         )
 
     def _check_chain(self, place: Place, certificates: list[x509.Certificate]) -> None:
         for below, above in itertools.pairwise(certificates):
-            try:
-                below.verify_directly_issued_by(above)
-            except (ValueError, TypeError, InvalidSignature):
+            if not _issued(above, below):
                 said = f"{above.subject.rfc4514_string()!r} did not issue {below.subject.rfc4514_string()!r}; list the next issuer first"
                 self._document.note(place, said)
 
@@ -97,6 +97,26 @@ class IssuerReader:
                 self._document.note((*place, 0), "this is the issuer's own certificate again; leave the chain out")
         self._check_chain(place, chain)
         return tuple(one.public_bytes(Encoding.DER) for one in chain)
+
+    def _rollover(self, place: Place, files: list[str], chain: list[x509.Certificate]) -> tuple[bytes, ...]:
+        """OldWithNew, NewWithOld and both roots (RFC 4210 §4.4), in any order. Each leads to the chain, perhaps by way of another."""
+        found = [
+            ((*place, index), one)
+            for index, file in enumerate(files)
+            for one in self._files.certificates((*place, index), file)
+        ]
+        for at, one in found:
+            if not _may_issue(one):
+                said = f"{one.subject.rfc4514_string()!r} is no CA (basic constraints CA:TRUE, and keyCertSign)"
+                self._document.note(at, said)
+        known, left = list(chain), found
+        while fitting := [(at, one) for at, one in left if any(_issued(one, it) or _issued(it, one) for it in known)]:
+            known += [one for _, one in fitting]
+            left = [each for each in left if each not in fitting]
+        for at, one in left if chain else []:
+            said = f"{one.subject.rfc4514_string()!r} was not issued by a CA of this chain, and issued none of it"
+            self._document.note(at, f"{said}; it would take no client from one root to the other")
+        return tuple(one.public_bytes(Encoding.DER) for _, one in found)
 
     def _check_ca(self, place: Place, certificate: x509.Certificate) -> None:
         try:
@@ -151,6 +171,25 @@ class IssuerReader:
     def authority(self, name: str, given: config_schema.RegistrationAuthority) -> RegistrationAuthority:
         own = self._files.certificates(("registration_authorities", name, "certificate"), given.certificate)
         return RegistrationAuthority(name, _ra_key(name), own[0].public_bytes(Encoding.DER) if own else b"")
+
+
+def _issued(above: x509.Certificate, below: x509.Certificate) -> bool:
+    try:
+        below.verify_directly_issued_by(above)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _may_issue(certificate: x509.Certificate) -> bool:
+    """As RFC 5280 §6.1.4 (k) and (n) have it."""
+    try:
+        extensions = certificate.extensions
+        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+        usages = [one.value for one in extensions if isinstance(one.value, x509.KeyUsage)]
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return False
+    return constraints.ca and all(usage.key_cert_sign for usage in usages)
 
 
 def _identity(certificate: x509.Certificate) -> tuple[bytes, bytes, bytes]:

@@ -182,6 +182,7 @@ class Issuer(Closed):
     certificate: Text
     chain: list[Text] = []
     alternate_chains: list[Annotated[list[Text], Field(min_length=1)]] = []  # each begins with this CA, certified by another
+    rollover: list[Text] = []  # what leads from the root that clients have to its successor, and back (RFC 4210 §4.4)
     key: Key
     crl: Crl = Crl()
 
