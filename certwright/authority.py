@@ -23,6 +23,7 @@ ISSUER_LIFE = timedelta(days=1826)
 # Long, because nothing renews it by itself yet; `certwright check` and a metric warn, `certwright ca renew-server` renews.
 SERVER_LIFE = timedelta(days=397)
 BACKDATE = timedelta(hours=1)  # devices whose clocks are behind meet these first
+_CMC_RA = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.28")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +67,27 @@ def make_issuer(common_name: str, key: PrivateKey, *, root: Authority, now: date
 
 def make_registration_authority(common_name: str, key: PrivateKey, *, issuer: Authority, now: datetime) -> x509.Certificate:
     """What SCEP clients encrypt to and whose signature they check: no CA, so that none of them picks the CA's key for it."""
-    builder = _builder(
-        _name(common_name), issuer.certificate.subject, key, now=now, not_after=issuer.certificate.not_valid_after_utc
-    )
-    builder = (
-        builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(digital_signature=True, key_encipherment=True), critical=True)
+    usage = _key_usage(digital_signature=True, key_encipherment=True)
+    return _registration_authority(common_name, key, usage, issuer=issuer, now=now).sign(issuer.key, hashes.SHA256())
+
+
+def make_cmc_authority(common_name: str, key: PrivateKey, *, issuer: Authority, now: datetime) -> x509.Certificate:
+    """Whose signature CMC clients check: id-kp-cmcRA says that it answers for its CA (RFC 6402 §2.10)."""
+    builder = _registration_authority(common_name, key, _key_usage(digital_signature=True), issuer=issuer, now=now)
+    return builder.add_extension(x509.ExtendedKeyUsage([_CMC_RA]), critical=False).sign(issuer.key, hashes.SHA256())
+
+
+def _registration_authority(
+    common_name: str, key: PrivateKey, usage: x509.KeyUsage, *, issuer: Authority, now: datetime
+) -> x509.CertificateBuilder:
+    not_after = issuer.certificate.not_valid_after_utc
+    return (
+        _builder(_name(common_name), issuer.certificate.subject, key, now=now, not_after=not_after)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(_authority_key_identifier(issuer), critical=False)
     )
-    return builder.sign(issuer.key, hashes.SHA256())
 
 
 def make_server(

@@ -193,6 +193,8 @@ def _write_authorities(directory: Path, http_url: str, names: Sequence[Identifie
     devices = authority.make_issuer(f"Certwright Device CA {tag}", generate_key(KeyKind.RSA_2048), root=root, now=now)
     ra_key = generate_key(KeyKind.RSA_2048)
     ra = authority.make_registration_authority(f"Certwright SCEP RA {tag}", ra_key, issuer=devices, now=now)
+    cmc_key = generate_key(KeyKind.RSA_2048)
+    cmc = authority.make_cmc_authority(f"Certwright EST RA {tag}", cmc_key, issuer=devices, now=now)
 
     ca = directory / "ca"
     ca.mkdir(mode=0o700)
@@ -204,8 +206,9 @@ def _write_authorities(directory: Path, http_url: str, names: Sequence[Identifie
     for name, issuer in (("issuing", issuing), ("devices", devices)):
         _write(ca / f"{name}.pem", issuer.pem(), 0o644)
         _write(ca / f"{name}.key", authority.key_pem(issuer.key, passphrase), 0o600)
-    _write(ca / "scep-ra.pem", ra.public_bytes(Encoding.PEM), 0o644)
-    _write(ca / "scep-ra.key", authority.key_pem(ra_key, passphrase), 0o600)
+    for name, certificate, key in (("scep-ra", ra, ra_key), ("est-ra", cmc, cmc_key)):
+        _write(ca / f"{name}.pem", certificate.public_bytes(Encoding.PEM), 0o644)
+        _write(ca / f"{name}.key", authority.key_pem(key, passphrase), 0o600)
     write_server_certificate(directory / "tls", issuing, names, issuer_name="issuing", http_url=http_url, now=now)
 
 

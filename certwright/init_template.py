@@ -66,10 +66,13 @@ issuers:      # the root's key (ca/root.key, ca/root.passphrase) is not needed h
     key: {{software: {{file: ca/devices.key, passphrase_file: ca/passphrase}}}}
     crl: {{refresh: 24h, lifetime: 4d}}
 
-registration_authorities:      # whom SCEP clients encrypt to
+registration_authorities:      # whom SCEP clients encrypt to, and who signs for EST (CMC, keys made here)
   scep:
     certificate: ca/scep-ra.pem
     key: {{software: {{file: ca/scep-ra.key, passphrase_file: ca/passphrase}}}}
+  est:
+    certificate: ca/est-ra.pem
+    key: {{software: {{file: ca/est-ra.key, passphrase_file: ca/passphrase}}}}
 
 profiles:      # what a certificate looks like
   tls-server:
@@ -122,7 +125,7 @@ endpoints:
     # More (external accounts, CAA, limits, profiles of its own ...): docs/acme.md. renewal_info tells clients when to renew.
     default: {{profiles: [tls-server, short-lived], {CHALLENGES}, identifiers: [dns, ip], renewal_info: {{}}}}
   est:
-    default: {{profile: device, authenticate: [basic]}}
+    default: {{profile: device, authenticate: [basic], registration_authority: est}}      # all that it can do: docs/est.md
   scep:
     default:
       profile: device

@@ -58,7 +58,8 @@ def test_the_server_issues_with_a_signer_that_it_did_not_start_and_whose_keys_it
     )
     left = {path.name for path in server.directory.rglob("*") if path.is_file() and path.suffix in {".key", ""}}
     assert left == {"root.key", "server.key", "secrets.key"}  # the last seals what is in the database, and is the server's
-    assert {path.name for path in keys.iterdir()} == {"devices.key", "issuing.key", "scep-ra.key", "passphrase", "signer.json"}
+    moved = {"devices.key", "issuing.key", "scep-ra.key", "est-ra.key"}
+    assert {path.name for path in keys.iterdir()} == {*moved, "passphrase", "signer.json"}
     assert {path.stat().st_mode & 0o777 for path in keys.iterdir()} == {0o600}
 
     with socket.socket(socket.AF_UNIX) as listening:

@@ -58,7 +58,7 @@ def test_what_init_writes_is_valid_and_means_what_it_says(made: Path) -> None:
 
 def test_the_signer_allows_an_issuer_no_more_than_its_profiles_need(made: Path) -> None:
     keys = {key.name: key for key in read(made, text_of(made)).keys}
-    assert set(keys) == {"issuing", "devices", "ra/scep"}
+    assert set(keys) == {"issuing", "devices", "ra/scep", "ra/est"}
     devices = keys["devices"].envelope
     assert devices is not None
     assert devices.extended_key_usages == {"1.3.6.1.5.5.7.3.2"}

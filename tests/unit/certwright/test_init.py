@@ -46,7 +46,7 @@ def test_the_directory_is_private_and_every_secret_in_it_is_too(made: Path) -> N
     modes = {str(path.relative_to(made)): stat.S_IMODE(path.stat().st_mode) for path in made.rglob("*") if path.is_file()}
     assert stat.S_IMODE(made.stat().st_mode) == 0o700
     secret = {name for name in modes if name.endswith((".key", "passphrase", ".env"))} | {"certwright.db"}
-    assert len(secret) == 10
+    assert len(secret) == 11
     assert {modes[name] for name in secret} == {0o600}
     assert modes["ca/root.pem"] == 0o644
 
@@ -57,6 +57,7 @@ def test_the_keys_of_the_cas_are_encrypted_and_the_roots_has_a_passphrase_of_its
         ("issuing", "passphrase"),
         ("devices", "passphrase"),
         ("scep-ra", "passphrase"),
+        ("est-ra", "passphrase"),
     ):
         pem = (made / "ca" / f"{name}.key").read_bytes()
         assert b"ENCRYPTED" in pem
@@ -171,6 +172,16 @@ def test_the_scep_ra_may_be_encrypted_to_and_may_not_issue(made: Path) -> None:
     assert not extension(ra, x509.BasicConstraints).value.ca
     ra.verify_directly_issued_by(certificate(made, "ca/devices.pem"))
     assert isinstance(ra.public_key(), rsa.RSAPublicKey)
+
+
+def test_the_est_ra_answers_for_its_ca_and_does_nothing_else(made: Path) -> None:
+    ra = certificate(made, "ca/est-ra.pem")
+    assert bits(ra) == {"digital_signature"}
+    assert [usage.dotted_string for usage in extension(ra, x509.ExtendedKeyUsage).value] == [
+        "1.3.6.1.5.5.7.3.28"
+    ]  # id-kp-cmcRA
+    assert not extension(ra, x509.BasicConstraints).value.ca
+    ra.verify_directly_issued_by(certificate(made, "ca/devices.pem"))
 
 
 def test_the_server_certificate_is_for_every_name_that_it_is_called_by(tmp_path: Path) -> None:
