@@ -74,23 +74,37 @@ class CrmfRequest:
 
 @dataclass(frozen=True, slots=True)
 class OtherRequest:
-    """orm: of a kind that nobody here knows."""
+    """orm: of a kind that nobody here knows; `value` is DER."""
 
     body_part: int
     type: str
+    value: bytes = field(repr=False)
 
 
 CertRequest = Pkcs10Request | CrmfRequest | OtherRequest
 
 
 @dataclass(frozen=True, slots=True)
+class OtherMessage:
+    """OtherMsg (§3.2.1.4): to be ignored unless a control refers to it; `value` is DER."""
+
+    body_part: int
+    type: str
+    value: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class PkiData:
-    """§3.2.1. `content_infos` and `other_messages` are (body part, DER). Every body part id is there once, and none is 0."""
+    """§3.2.1. `content_infos` are (body part, DER). Every body part id is there once, and none is 0.
+
+    `request_sequence` is the reqSequence octet by octet as it was sent, which is what an identity proof covers (§6.2.1).
+    """
 
     controls: tuple[Control, ...]
     requests: tuple[CertRequest, ...]
     content_infos: tuple[tuple[int, bytes], ...] = ()
-    other_messages: tuple[tuple[int, bytes], ...] = ()
+    other_messages: tuple[OtherMessage, ...] = ()
+    request_sequence: bytes = field(default=b"", repr=False, compare=False)
 
     def of_type(self, type_: str) -> tuple[Control, ...]:
         return tuple(control for control in self.controls if control.type == type_)

@@ -23,7 +23,9 @@ _CONTEXT_0_PRIMITIVE = 0x80
 _END_OF_CONTENTS = b"\0\0"
 
 
-def normalise(data: bytes, *, max_depth: int = MAX_DEPTH, max_length: int = MAX_LENGTH) -> bytes:
+def normalise(
+    data: bytes, *, max_depth: int = MAX_DEPTH, max_length: int = MAX_LENGTH, max_elements: int = MAX_ELEMENTS
+) -> bytes:
     """One BER element to the same with definite, minimal lengths and strings in one piece.
 
     Sets keep the order in which they were sent, because signers have signed that order. The result can be longer than
@@ -31,11 +33,28 @@ def normalise(data: bytes, *, max_depth: int = MAX_DEPTH, max_length: int = MAX_
     """
     if len(data) > max_length:
         raise CmsError(CmsProblem.TOO_LARGE, f"the message is longer than {max_length} octets")
-    reader = _Normaliser(data)
+    reader = _Normaliser(data, max_elements)
     tag, content = reader.element(len(data), max_depth)
     if reader.position != len(data):
         raise _wrong(reader.position, "more octets after the end of the message")
     return encode(tag, content)
+
+
+def children_as_sent(data: bytes) -> list[bytes]:
+    """The elements inside the one BER element that `data` is, octet by octet as they were sent: for what a MAC covers.
+
+    Only for what `normalise` has taken, within its bounds.
+    """
+    length = data[1]
+    reader = _Normaliser(data, len(data))
+    reader.position = 2 if length <= 0x80 else 2 + (length & 0x7F)
+    end = len(data) - len(_END_OF_CONTENTS) if length == 0x80 else len(data)
+    found = []
+    while reader.position < end:
+        start = reader.position
+        reader.element(end, MAX_DEPTH)
+        found.append(data[start : reader.position])
+    return found
 
 
 def _wrong(at: int, what: str) -> CmsError:
@@ -45,18 +64,19 @@ def _wrong(at: int, what: str) -> CmsError:
 class _Normaliser:
     """One pass over `data`, from `position` on. The loop over elements is the cost of every message, so it stays flat."""
 
-    __slots__ = ("_data", "_elements", "position")
+    __slots__ = ("_data", "_elements", "_max_elements", "position")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, max_elements: int) -> None:
         self._data = data
         self._elements = 0
+        self._max_elements = max_elements
         self.position = 0
 
     def element(self, end: int, depth: int) -> tuple[int, bytes]:
         """Tag and normalised content of the element that starts at `position`; it must end at or before `end`."""
         self._elements += 1
-        if self._elements > MAX_ELEMENTS:
-            raise CmsError(CmsProblem.TOO_LARGE, f"the message has more than {MAX_ELEMENTS} elements")
+        if self._elements > self._max_elements:
+            raise CmsError(CmsProblem.TOO_LARGE, f"the message has more than {self._max_elements} elements")
         data, start = self._data, self.position
         if end - start < 2:
             raise _wrong(start, "an early end")
