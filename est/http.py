@@ -93,8 +93,8 @@ class EstServer:
     async def _csrattrs(self, exchange: Exchange) -> web.Response:
         attributes = self._csr_attributes[exchange.endpoint.label]
         if attributes is None:
-            # RFC 7030 §4.5.2: 404 says that there is no list of attributes to heed.
-            raise HttpRefusal(404, "no attributes are asked for in certification requests here\n")
+            # RFC 7030 §4.5.2: 204 and 404 both say that there is nothing to heed; BouncyCastle fails on the body of a 404.
+            return web.Response(status=204)
         return web.Response(
             body=exchange.encoded(attributes),
             headers={"Content-Type": "application/csrattrs", "Content-Transfer-Encoding": "base64"},

@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from interop.bouncycastle import compiled
+from interop.est import EstSite, est_site
 from interop.support import Site, short_directory
 from tests.helpers.dns import DnsServer
 from tests.helpers.server import Server, free_ports
@@ -143,6 +145,19 @@ def _site(server: Server, dns: DnsServer, tlsalpn01_port: int) -> Site:
         tlsalpn01_port=tlsalpn01_port,
         config=server.config_file,
     )
+
+
+@pytest.fixture(scope="session")
+def est() -> Iterator[EstSite]:
+    """Another server, with an EST endpoint for everything that a client may want."""
+    with est_site() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs in interop/java, compiled once."""
+    return compiled(tmp_path_factory.mktemp("java"))
 
 
 @pytest.fixture
