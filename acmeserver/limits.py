@@ -1,33 +1,23 @@
 """How much one account, address or name may ask for (RFC 8555 §6.6): buckets that are taken from in the write that needs them.
 
-Law of this file: no request is first counted and then served. A bucket is emptied by a step of the write that makes the
-account or the order, whose row count is the verdict: several buckets give all or nothing, concurrent requests cannot pass
-together, and an admitted request costs no round trip more. Only a refused one is looked into afterwards, for the answer. The
-one cap that is no bucket counts what is committed: the pending authorizations of an account, by how many orders come at once.
-The arithmetic is policy/limits.py; the SQL here repeats `take`, and a test holds one against the other.
+The law of issuance/buckets.py holds here. The one cap that is no bucket counts what is committed: the pending authorizations of
+an account, by how many orders come at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from acmeserver.problems import Problem, ProblemType
-from pki.clock import Micros, after, rfc3339
+from issuance.buckets import Bucket, again, arguments, count, said, seconds_until, take
+from pki.clock import Micros
 from pki.identifiers import Identifier
-from policy.limits import SKEW, Limit, address_key, registered_names, terms, wait
+from policy.limits import Limit, address_key, registered_names, terms, wait
 from storage.database import Database, Step
 
-# Its place in the row is $1 owner, $2 name; $3 is the time of a bucket that was not there; $4 to $7 are `Terms`.
-TAKE_SQL = """
-INSERT INTO rate_bucket (owner, name, tat) VALUES ($1, $2, $3)
-ON CONFLICT (owner, name) DO UPDATE SET tat = CASE WHEN rate_bucket.tat > $4 AND rate_bucket.tat <= $7
-    THEN rate_bucket.tat ELSE CAST($4 AS BIGINT) END + CAST($5 AS BIGINT)
-WHERE rate_bucket.tat <= $6 OR rate_bucket.tat > $7"""
-
-# An order's own, in one statement: besides the bucket, none of its names ($9) has failed too often for this account ($8),
-# and of the account's authorizations no more than $12 wait to be proved (counted up to $11).
+# An order's own, in one statement, $1 to $7 as in TAKE_SQL: besides the bucket, none of its names ($9) has failed too often for
+# this account ($8), and of the account's authorizations no more than $12 wait to be proved (counted up to $11).
 TAKE_ORDER_SQL = """
 INSERT INTO rate_bucket (owner, name, tat) SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS BIGINT)
 WHERE NOT EXISTS (SELECT 1 FROM rate_bucket f WHERE f.owner = $8 AND f.tat > $10 AND f.tat <= $13
@@ -38,14 +28,6 @@ ON CONFLICT (owner, name) DO UPDATE SET tat = CASE WHEN rate_bucket.tat > $4 AND
     THEN rate_bucket.tat ELSE CAST($4 AS BIGINT) END + CAST($5 AS BIGINT)
 WHERE rate_bucket.tat <= $6 OR rate_bucket.tat > $7"""
 
-# What has happened cannot be refused any more: counted, and a bucket that admits nobody stays so for one interval.
-COUNT_SQL = """
-INSERT INTO rate_bucket (owner, name, tat) VALUES ($1, $2, $3)
-ON CONFLICT (owner, name) DO UPDATE SET tat = CASE WHEN rate_bucket.tat > $6 AND rate_bucket.tat <= $7
-    THEN CAST($6 AS BIGINT) WHEN rate_bucket.tat > $4 AND rate_bucket.tat <= $7
-    THEN rate_bucket.tat ELSE CAST($4 AS BIGINT) END + CAST($5 AS BIGINT)"""
-
-BUCKET_SQL = "SELECT tat FROM rate_bucket WHERE owner = $1 AND name = $2"
 FAILED_SQL = (
     "SELECT name, tat FROM rate_bucket WHERE owner = $1 AND tat > $3 AND tat <= $4 "
     "AND replace($2, ',' || name || ',', '') <> $2 ORDER BY tat DESC LIMIT 1"
@@ -53,9 +35,6 @@ FAILED_SQL = (
 WAITING_SQL = (
     "SELECT count(*) AS waiting FROM acme_authorization WHERE account_id = $1 AND status = 'pending' AND expires_at > $2"
 )
-# A bucket past its time is full, and so is one that is not there. Bounded, for it holds the writer.
-FORGET_SQL = "DELETE FROM rate_bucket WHERE (owner, name) IN (SELECT owner, name FROM rate_bucket WHERE tat < $1 LIMIT 1000) RETURNING name"
-
 FOREVER = 1 << 62  # microseconds: later than any bucket
 WAITING_RETRY = 300  # seconds; an authorization may be proved or deactivated at any moment
 
@@ -84,7 +63,7 @@ class Limits:
     def account_steps(self, source_address: str, now: Micros) -> list[Step]:
         """For the write that makes an account."""
         limit = self._rules.accounts_per_address
-        return [] if limit is None else [_take(self._accounts, address_key(source_address), limit, now)]
+        return [] if limit is None else [take(Bucket(self._accounts, address_key(source_address)), limit, now)]
 
     async def account_refusal(self, source_address: str, now: Micros) -> Problem | None:
         """Why such a write met a Conflict; None when it was not for its limits, or they admit one by now."""
@@ -115,7 +94,7 @@ class Limits:
             steps.append(Step(TAKE_ORDER_SQL, (*self._own(account_id, limit, now), *self._state(account_id, to_prove, now))))
         if rules.orders_per_name is not None and not renewal:
             names = registered_names(identifiers)
-            steps += [_take(self._names, name, rules.orders_per_name, now) for name in names]
+            steps += [take(Bucket(self._names, name), rules.orders_per_name, now) for name in names]
         return steps
 
     async def order_refusal(
@@ -149,12 +128,12 @@ class Limits:
         limit = self._rules.failed_validations
         if limit is None:
             return []
-        return [Step(COUNT_SQL, _arguments(_failed(account_id), str(identifier.base), limit, now))]
+        return [count(Bucket(_failed(account_id), str(identifier.base)), limit, now)]
 
     def _own(self, account_id: str, limit: Limit | None, now: Micros) -> tuple[str | int, ...]:
         if limit is None:
             return "orders", account_id, now, now, 0, FOREVER, FOREVER
-        return _arguments("orders", account_id, limit, now)
+        return arguments(Bucket("orders", account_id), limit, now)
 
     def _state(self, account_id: str, to_prove: Sequence[Identifier], now: Micros) -> tuple[str | int, ...]:
         """What TAKE_ORDER_SQL looks at besides: names that failed, and what waits."""
@@ -165,9 +144,8 @@ class Limits:
         return _failed(account_id), _listed(to_prove), latest, counted, below, absurd, now
 
     async def _refused(self, owner: str, name: str, limit: Limit, what: str, now: Micros) -> Problem | None:
-        row = await self._database.fetch_one(BUCKET_SQL, owner, name)
-        seconds = wait(row["tat"] if row is not None else None, terms(limit, now))
-        return self._problem(f"too many {what}: {_said(limit)}", seconds, now) if seconds else None
+        seconds = await seconds_until(self._database, Bucket(owner, name), limit, now)
+        return self._problem(f"too many {what}: {said(limit)}", seconds, now) if seconds else None
 
     async def _failed_too_often(self, account_id: str, identifiers: Sequence[Identifier], now: Micros) -> Problem | None:
         limit = self._rules.failed_validations
@@ -177,7 +155,7 @@ class Limits:
         row = await self._database.fetch_one(FAILED_SQL, _failed(account_id), _listed(identifiers), at.latest, at.absurd)
         if row is None:
             return None
-        what = f"too many failed validations of {row['name']} by this account: {_said(limit)}; mend the cause first"
+        what = f"too many failed validations of {row['name']} by this account: {said(limit)}; mend the cause first"
         return self._problem(what, wait(row["tat"], at), now)
 
     async def _too_many_waiting(self, account_id: str, more: int, now: Micros) -> Problem | None:
@@ -189,24 +167,8 @@ class Limits:
         return self._problem(f"{waiting}; prove, deactivate or leave them until they expire", WAITING_RETRY, now)
 
     def _problem(self, detail: str, seconds: int, now: Micros) -> Problem:
-        until = rfc3339(after(now, timedelta(seconds=seconds)))
-        text = f"{detail}; try again after {seconds} s, at {until}"
+        text = f"{detail}; {again(seconds, now)}"
         return Problem(ProblemType.RATE_LIMITED, text, retry_after=seconds, help_url=self._rules.help)
-
-
-async def forget(database: Database, now: Micros) -> int:
-    """Remove up to a thousand buckets that are full again; how many there were."""
-    (gone,) = await database.write(Step(FORGET_SQL, (after(now, -SKEW),), rows=None))
-    return len(gone)
-
-
-def _take(owner: str, name: str, limit: Limit, now: Micros) -> Step:
-    return Step(TAKE_SQL, _arguments(owner, name, limit, now))
-
-
-def _arguments(owner: str, name: str, limit: Limit, now: Micros) -> tuple[str | int, ...]:
-    at = terms(limit, now)
-    return owner, name, now + at.interval, at.now, at.interval, at.latest, at.absurd
 
 
 def _failed(account_id: str) -> str:
@@ -216,15 +178,3 @@ def _failed(account_id: str) -> str:
 def _listed(identifiers: Sequence[Identifier]) -> str:
     """As `,name,name,`: the one test for membership that both engines have. No identifier holds a comma."""
     return f",{','.join(str(each.base) for each in identifiers)},"
-
-
-def _said(limit: Limit) -> str:
-    return f"{limit.count} in {_span(limit.period)} are admitted"
-
-
-def _span(period: timedelta) -> str:
-    seconds = int(period.total_seconds())
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds and seconds % size == 0:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"

@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass
 from datetime import timedelta
 
-from acmeserver.limits import forget
+from issuance.buckets import forget
 from pki.clock import Clock, Micros, after
 from storage.database import Database, Step, Value
 

@@ -51,7 +51,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """A limit at a moment: the numbers that decide, the same here and in SQL (acmeserver/limits.py)."""
+    """A limit at a moment: the numbers that decide, the same here and in SQL (issuance/buckets.py)."""
 
     now: Micros
     interval: int

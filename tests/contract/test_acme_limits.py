@@ -8,8 +8,9 @@ from datetime import timedelta
 
 import pytest
 
-from acmeserver.limits import TAKE_SQL, LimitRules, Limits, forget
+from acmeserver.limits import LimitRules, Limits
 from acmeserver.problems import Problem, ProblemType
+from issuance.buckets import TAKE_SQL, forget
 from pki.clock import Micros
 from pki.identifiers import parse_dns
 from policy.limits import SKEW, Limit, take, terms

@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from acmeserver.endpoint import AcmeEndpoint, RenewalInfo
-from acmeserver.limits import LimitRules, forget
+from acmeserver.limits import LimitRules
 from acmeserver.validations import MOST_OF_ONE
+from issuance.buckets import forget
 from policy.limits import Limit
 from storage.database import Database
 from tests.helpers.acme_client import AcmeClient, Reply
