@@ -103,7 +103,7 @@ def _general_name(identifier: Identifier) -> x509.GeneralName:
     return x509.IPAddress(identifier.address)
 
 
-def _key_usage(bits: frozenset[KeyUsageBit]) -> x509.KeyUsage:
+def key_usage_extension(bits: frozenset[KeyUsageBit]) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=KeyUsageBit.DIGITAL_SIGNATURE in bits,
         content_commitment=KeyUsageBit.CONTENT_COMMITMENT in bits,
@@ -128,7 +128,7 @@ def build_tbs(plan: CertificatePlan, issuer: Issuer, serial: int) -> bytes:
         .serial_number(serial)
         .not_valid_before(plan.not_before)
         .not_valid_after(plan.not_after)
-        .add_extension(_key_usage(plan.key_usage), critical=True)
+        .add_extension(key_usage_extension(plan.key_usage), critical=True)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([x509.ObjectIdentifier(oid) for oid in plan.extended_key_usage]), critical=False)
         .add_extension(

@@ -153,6 +153,17 @@ def kind(key: PublicKey) -> str:
             return "ed25519"
 
 
+def needs_rsa(wanted: frozenset[KeyUsageBit]) -> bool:
+    """Whether keys of the other kinds can do nothing of it."""
+    return not wanted & _SIGNING_USAGE
+
+
+def usage_of_any(wanted: frozenset[KeyUsageBit]) -> frozenset[KeyUsageBit] | None:
+    """What `usage` gives of these for every key that can do any of it; None where that depends on the key."""
+    possible = wanted & _RSA_USAGE
+    return possible if needs_rsa(wanted) or possible <= _SIGNING_USAGE else None
+
+
 def usage(key: PublicKey, wanted: frozenset[KeyUsageBit]) -> frozenset[KeyUsageBit]:
     """The wanted bits that a key of this kind can have. Raises Rejection(BAD_PUBLIC_KEY) where that is none."""
     possible = wanted & (_RSA_USAGE if isinstance(key, rsa.RSAPublicKey) else _SIGNING_USAGE)
