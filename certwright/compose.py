@@ -32,12 +32,14 @@ from certwright.compose_acme import OrderRules, acme_endpoint, validation_job
 from certwright.compose_est import est_server
 from certwright.compose_validation import caa_checker, challenge_methods, perspectives_of
 from certwright.config import Config
+from certwright.exporter import NotAvailable, TlsInternals, find_internals
 from certwright.listeners import Listener, Traffic, application
 from certwright.logs import Log
 from certwright.measure import MeasuredSigner, Outcomes
 from certwright.metrics import Metrics
 from certwright.pages import MetricsPage
 from est.http import routes as est_routes
+from issuance.approvals import AT_ONCE, Approvals
 from issuance.caa import CaaChecker
 from issuance.credentials import Credentials
 from issuance.pipeline import Pipeline, Rules
@@ -61,6 +63,7 @@ from storage.jobs import Handler, Job, JobRunner, Jobs
 from storage.open import open_database
 
 SWEEP_EVERY = timedelta(seconds=15)
+EXPIRE_EVERY = timedelta(minutes=5)
 CLEAN_EVERY = timedelta(minutes=5)
 RENEW_EVERY = timedelta(seconds=30)
 RETAIN_EVERY = timedelta(hours=1)
@@ -80,6 +83,7 @@ class Composition:
     issuers: Mapping[str, Issuer]
     apps: Mapping[Listener, web.Application]
     traffic: Traffic
+    internals: TlsInternals | None  # of TLS, where this Python lets us at them
     warm_up: Callable[[], object]
 
 
@@ -117,6 +121,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         new_id=new_id,
     )
     sweeper = Sweeper(database=database, settlers=settlers, clock=clock, new_id=new_id)
+    approvals = make_approvals(config, database=database, clock=clock)
     jobs = Jobs(database=database, clock=clock, new_id=new_id)
 
     acme = AcmeServer(
@@ -136,7 +141,8 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         chaos=config.chaos,
     )
     closing.push_async_callback(acme.close)
-    est = est_server(config, issuance=issuance, credentials=credentials)
+    internals = tls_internals(log)
+    est = est_server(config, issuance=issuance, credentials=credentials, internals=internals)
     scep = ScepServer(
         endpoints={name: scep_endpoint(config, settings) for name, settings in config.scep.items()},
         issuance=issuance,
@@ -165,6 +171,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
     handlers: dict[str, Handler] = {
         "crl": functools.partial(_look, publisher),
         "sweep": functools.partial(_sweep, sweeper, clock),
+        "approvals": functools.partial(_expire, approvals, clock, config.retention.unfinished),
         "acme-clean": functools.partial(_clean, acme, clock),
         "acme-retention": functools.partial(_retain, Retention(database=database, clock=clock, kept=config.retention), clock),
     }
@@ -186,6 +193,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
             for listener, table in tables.items()
         },
         traffic=traffic,
+        internals=internals,
         warm_up=linter,
     )
 
@@ -209,6 +217,7 @@ def make_issuance(
         database=database,
         signer=signer,
         gate=gate,
+        approvals=make_approvals(config, database=database, clock=clock),
         settlers=settlers,
         clock=clock,
         new_id=new_id,
@@ -219,9 +228,22 @@ def make_issuance(
     return Issuance(pipeline=pipeline, rules=rules, database=database, clock=clock, new_id=new_id, observer=observer)
 
 
+def make_approvals(config: Config, *, database: Database, clock: Clock) -> Approvals:
+    """Ids in hex: people type them, and none looks like an option."""
+    return Approvals(database=database, clock=clock, new_id=functools.partial(secrets.token_hex, 16), terms=config.approvals)
+
+
 def new_id() -> str:
     """128 random bits, URL-safe."""
     return secrets.token_urlsafe(16)
+
+
+def tls_internals(log: Log) -> TlsInternals | None:
+    try:
+        return find_internals()
+    except NotAvailable as why:
+        log.warning("no proof of possession linked to TLS 1.3", why=str(why))
+        return None
 
 
 # ---------------------------------------------------------------------- configuration -> what each part wants
@@ -282,6 +304,7 @@ async def schedule(composition: Composition, clock: Clock) -> None:
     for issuer in composition.issuers:
         await composition.jobs.enqueue("crl", {"issuer": issuer}, run_at=now, dedupe=job_key(issuer))
     await composition.jobs.enqueue("sweep", {}, run_at=now, dedupe="sweep")
+    await composition.jobs.enqueue("approvals", {}, run_at=now, dedupe="approvals")
     await composition.jobs.enqueue("acme-clean", {}, run_at=now, dedupe="acme-clean")
     await composition.jobs.enqueue("acme-star", {}, run_at=now, dedupe="acme-star")
     await composition.jobs.enqueue("acme-retention", {}, run_at=now, dedupe="acme-retention")
@@ -294,6 +317,11 @@ async def _look(publisher: CrlPublisher, job: Job) -> Micros | None:
 async def _sweep(sweeper: Sweeper, clock: Clock, _job: Job) -> Micros | None:
     await sweeper.sweep()
     return after(clock.micros(), SWEEP_EVERY)
+
+
+async def _expire(approvals: Approvals, clock: Clock, kept: timedelta, _job: Job) -> Micros | None:
+    full = await approvals.expire(kept=kept) >= AT_ONCE
+    return clock.micros() if full else after(clock.micros(), EXPIRE_EVERY)
 
 
 async def _clean(acme: AcmeServer, clock: Clock, _job: Job) -> Micros | None:

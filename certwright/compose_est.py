@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from certwright.config import Config
 from certwright.config_est import EstSettings
+from certwright.exporter import TlsInternals
 from est.authentication import Authenticator
 from est.certificates import CertificateChecks
 from est.cmc.service import FullCmc
+from est.connection import Connections
 from est.endpoint import (
     Agents,
     Authentication,
@@ -27,12 +29,17 @@ from issuance.credentials import Credentials
 from issuance.service import Issuance
 
 
-def est_server(config: Config, *, issuance: Issuance, credentials: Credentials) -> EstServer:
+def est_server(config: Config, *, issuance: Issuance, credentials: Credentials, internals: TlsInternals | None) -> EstServer:
     endpoints: Mapping[str, EstEndpoint] = {name: est_endpoint(config, settings) for name, settings in config.est.items()}
     authenticator = Authenticator(secrets=SecretChecks(credentials), certificates=CertificateChecks())
     enroller = Enroller(issuance=issuance, authenticator=authenticator)
     return EstServer(
-        endpoints=endpoints, profiles=config.profiles, enroller=enroller, key_generation=KeyGeneration(), full_cmc=FullCmc()
+        endpoints=endpoints,
+        profiles=config.profiles,
+        enroller=enroller,
+        key_generation=KeyGeneration(),
+        full_cmc=FullCmc(),
+        connections=Connections(internals),
     )
 
 

@@ -1,6 +1,7 @@
 """Sockets, TLS contexts and the edge that every HTTP request passes: who listens where, and how.
 
-Law of this file: the parent binds, the workers inherit. A worker never binds, so none can be without its socket.
+Law of this file: the parent binds, the workers inherit. A worker never binds, so none can be without its socket. What TLS finds
+out about a client's certificate opens nothing by itself: the store is everybody's, and dates are not looked at there.
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from certwright.config import Listen
+from certwright.config import Config, Listen
 from certwright.errors import BindError
+from certwright.exporter import TlsInternals
 from certwright.logs import Log
 from certwright.metrics import Metrics
 from pki.reasons import Unavailable
@@ -33,6 +33,8 @@ MAX_LINE = 65536  # SCEP by GET carries a whole message in the query; sscep's ow
 KEEP_ALIVE = 75.0  # seconds, also for the head of the first request on a connection
 BODY_TIMEOUT = 30.0  # seconds from the head of a request to the last octet of its body
 LAST_WORDS = 1.0  # seconds for the octets of answers that `Traffic.drain` has waited for
+HANDSHAKE_TIMEOUT = 10.0  # seconds from the accepted connection to the end of the TLS handshake
+NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which Python's VerifyFlags do not name
 _FIRST_ACTIVATED = 3  # sd_listen_fds(3)
 
 
@@ -127,15 +129,36 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def client_certificate_context(certificate: Path, key: Path, issuers: Iterable[bytes]) -> ssl.SSLContext:
-    """Takes a client certificate that one of our `issuers` (DER) made; whether one is needed is the endpoint's to say."""
+def client_certificate_context(
+    certificate: Path, key: Path, anchors: Iterable[bytes], internals: TlsInternals | None
+) -> ssl.SSLContext:
+    """Asks for a client certificate, and takes any below one of `anchors` (DER): some label's, and est.certificates finds out whose.
+
+    No list of CA names is sent (RFC 5246 §7.4.4 allows that): it would tell strangers whom we trust, grow with every label, and
+    a device that enrols has one certificate to choose from.
+    """
     context = server_context(certificate, key)
     context.verify_mode = ssl.CERT_OPTIONAL
     # The issuing CAs are the anchors, not their root: what another CA below it made is no client of ours.
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-    pem = [x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode() for der in issuers]
-    context.load_verify_locations(cadata="\n".join(pem))
+    # A label may let a certificate renew itself after its end, so TLS must let it pass; est.certificates looks at the dates.
+    context.verify_flags |= NO_CHECK_TIME
+    context.load_verify_locations(cadata=b"".join(dict.fromkeys(anchors)))
+    # No connection resumes another one: it would come without its chain (OpenSSL keeps the leaf alone), and in TLS 1.2
+    # with a channel binding that a man in the middle can choose (RFC 7627 §1).
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    if internals is not None:
+        internals.keep_no_sessions(context)
     return context
+
+
+def client_anchors(config: Config) -> list[bytes]:
+    """Every CA (DER) whose certificates open some label."""
+    anchors = [issuer.certificate for issuer in config.issuers.values()]
+    for label in config.est.values():
+        anchors += [*label.anchors, *label.agent_anchors]
+    return anchors
 
 
 class Traffic:
@@ -201,8 +224,21 @@ async def start(app: web.Application, sockets: Iterable[socket.socket], context:
     )
     await runner.setup()
     for sock in sockets:
-        await web.SockSite(runner, sock.dup(), ssl_context=context, backlog=1024).start()
+        await _Site(runner, sock.dup(), ssl_context=context, backlog=1024).start()
     return runner
+
+
+class _Site(web.SockSite):
+    """aiohttp's own leaves the handshake a minute, and offers no other."""
+
+    async def start(self) -> None:
+        await web.BaseSite.start(self)
+        timeout = None if self._ssl_context is None else HANDSHAKE_TIMEOUT
+        server = self._runner.server
+        assert server is not None  # the runner is set up
+        self._server = await asyncio.get_running_loop().create_server(
+            server, sock=self._sock, ssl=self._ssl_context, backlog=self._backlog, ssl_handshake_timeout=timeout
+        )
 
 
 def _edge(listener: Listener, log: Log, metrics: Metrics, traffic: Traffic) -> Middleware:

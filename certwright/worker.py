@@ -15,6 +15,7 @@ from certwright import listeners
 from certwright.compose import Composition, compose, expected_keys, schedule
 from certwright.config import Config
 from certwright.errors import Refused
+from certwright.exporter import TlsInternals
 from certwright.listeners import Listener
 from certwright.logs import Log
 from certwright.supervisor import Assignment
@@ -57,7 +58,7 @@ async def _serve(assignment: Assignment, log: Log) -> None:
             return
         jobs = [asyncio.create_task(runner.run(stop)) for runner in composition.runners]
         runners = [
-            await listeners.start(composition.apps[listener], bound, _checked_context(config, listener))
+            await listeners.start(composition.apps[listener], bound, _checked_context(config, listener, composition.internals))
             for listener, bound in assignment.sockets.items()
         ]
         os.write(assignment.ready, b"ready\n")
@@ -109,21 +110,21 @@ async def _end(jobs: Collection[asyncio.Task[None]], patience: float) -> None:
     await asyncio.gather(*jobs, return_exceptions=True)
 
 
-def _context(config: Config, listener: Listener) -> ssl.SSLContext | None:
+def _context(config: Config, listener: Listener, internals: TlsInternals | None) -> ssl.SSLContext | None:
     match listener:
         case Listener.HTTPS:
             return listeners.server_context(config.tls_certificate, config.tls_key)
         case Listener.MTLS:
-            issuers = [issuer.certificate for issuer in config.issuers.values()]
-            return listeners.client_certificate_context(config.tls_certificate, config.tls_key, issuers)
+            anchors = listeners.client_anchors(config)
+            return listeners.client_certificate_context(config.tls_certificate, config.tls_key, anchors, internals)
         case Listener.HTTP | Listener.METRICS:
             return None
 
 
-def _checked_context(config: Config, listener: Listener) -> ssl.SSLContext | None:
+def _checked_context(config: Config, listener: Listener, internals: TlsInternals | None) -> ssl.SSLContext | None:
     """OpenSSL's own words name no file. Raises CannotStart, OSError."""
     try:
-        return _context(config, listener)
+        return _context(config, listener, internals)
     except ssl.SSLError as error:
         raise CannotStart(
             f"{config.tls_key} is not the key of {config.tls_certificate}, or is encrypted; see `tls` in {config.file}"

@@ -12,7 +12,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from est.cmc.service import FullCmc
-from est.connection import connection_of
+from est.connection import Connections
 from est.csrattrs import csr_attributes
 from est.endpoint import DEFAULT, EstEndpoint
 from est.enroll import Enroller
@@ -48,7 +48,9 @@ class EstServer:
         enroller: Enroller,
         key_generation: KeyGeneration,
         full_cmc: FullCmc,
+        connections: Connections,
     ) -> None:
+        self._connections = connections
         self._endpoints = dict(endpoints)
         self._ca_certificates = {label: certs_only(endpoint.ca_certificates) for label, endpoint in endpoints.items()}
         self._csr_attributes = {
@@ -85,7 +87,7 @@ class EstServer:
         method = METHODS[operation]
         if request.method != method:
             raise HttpRefusal(405, f"use {method} for {operation}\n", allow=method)
-        return await self._operations[operation](Exchange(endpoint, operation, request, connection_of(request)))
+        return await self._operations[operation](Exchange(endpoint, operation, request, self._connections.of(request)))
 
     async def _cacerts(self, exchange: Exchange) -> web.Response:
         return exchange.certs_only(self._ca_certificates[exchange.endpoint.label])

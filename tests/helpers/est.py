@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from est.authentication import Authenticator
 from est.certificates import CertificateChecks
 from est.cmc.service import FullCmc
+from est.connection import Connections
 from est.endpoint import EstEndpoint
 from est.enroll import Enroller, Enrolment
 from est.http import EstServer
@@ -22,6 +23,7 @@ def est_server(
     issuance: Enrolment,
     credentials: Passwords,
     profiles: Profiles | None = None,
+    connections: Connections | None = None,
 ) -> EstServer:
     authenticator = Authenticator(secrets=SecretChecks(credentials), certificates=CertificateChecks())
     return EstServer(
@@ -30,4 +32,5 @@ def est_server(
         enroller=Enroller(issuance=issuance, authenticator=authenticator),
         key_generation=KeyGeneration(),
         full_cmc=FullCmc(),
+        connections=connections or Connections(),
     )
