@@ -12,8 +12,9 @@ import binascii
 import hashlib
 import ipaddress
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -85,7 +86,9 @@ _ARMOUR = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Csr:
-    """A request whose signature has been verified with its own key (proof of possession)."""
+    """A request as read, whatever it was written in. One of `parse_csr` has been verified with its own key (proof of possession);
+    what `pki.crmf` makes says itself what was proved.
+    """
 
     der: bytes = field(repr=False)
     sha256: str  # hex, of der
@@ -96,7 +99,21 @@ class Csr:
     common_name: str | None  # the one CN asked for
     identifiers: tuple[Identifier, ...]  # SANs asked for (dNSName, iPAddress), canonical, in order, without repetition
     signature_digest: str  # "sha256", "sha1", ... or "" where the algorithm has its own (Ed25519)
+    # Object identifier -> DER of the SET of values: PKCS#10's attributes, CRMF's controls. Some hold secrets.
+    attributes: Mapping[str, bytes] = field(repr=False, compare=False)
+    extensions: Mapping[str, bytes] = field(
+        repr=False, compare=False
+    )  # object identifier -> extnValue, of all that are asked for
     challenge_password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NameChange:
+    """What a ChangeSubjectName attribute asks for (RFC 6402 §2.8). None is what it does not speak of; at least one is there."""
+
+    subject: bytes | None  # Name, DER
+    common_name: str | None  # of `subject`
+    identifiers: tuple[Identifier, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,27 +139,53 @@ def parse_csr(data: bytes, *, legacy_digests: Collection[str] = ()) -> Csr:
     try:
         frame = _cut(binary)
         public_key = load_public_key(frame.spki)
-        digest = _verify(frame, public_key, legacy_digests)
+        digest = verify_signature(public_key, frame.algorithm, frame.signature, frame.info, legacy_digests)
         attributes = dict(_attributes(frame.attributes))
-        # Not as sent: one key can be spelt in several ways (compressed points, absent parameters), and a blocked one would be.
-        spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        return Csr(
-            der=binary,
-            sha256=hashlib.sha256(binary).hexdigest(),
-            spki=spki,
-            spki_sha256=hashlib.sha256(spki).hexdigest(),
+        requested = attributes.get(_EXTENSION_REQUEST)
+        return assemble_csr(
+            binary,
             public_key=public_key,
-            subject=frame.subject.raw,
-            common_name=_common_name(frame.subject),
-            identifiers=_identifiers(attributes.get(_EXTENSION_REQUEST)),
+            subject=frame.subject,
             signature_digest=digest,
+            attributes={name: values.raw for name, values in attributes.items()},
+            extensions=read_extensions(() if requested is None else der.children(requested.content)),  # RFC 2985 §5.4.2
             challenge_password=_challenge_password(attributes.get(_CHALLENGE_PASSWORD)),
         )
     except der.DerError as error:
-        raise _bad(f"it cannot be read: {error}") from error
+        raise bad_csr(f"it cannot be read: {error}") from error
 
 
-def _bad(why: str) -> Rejection:
+def assemble_csr(
+    binary: bytes,
+    *,
+    public_key: PublicKey,
+    subject: der.Element,
+    signature_digest: str,
+    attributes: Mapping[str, bytes],
+    extensions: Mapping[str, bytes],
+    challenge_password: str | None = None,
+) -> Csr:
+    """What every kind of request comes to: names and key are read in one place. Raises DerError, and Rejection as `parse_csr`."""
+    # Not as sent: one key can be spelt in several ways (compressed points, absent parameters), and a blocked one would be.
+    spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    alternative_names = extensions.get(_SUBJECT_ALTERNATIVE_NAME)
+    return Csr(
+        der=binary,
+        sha256=hashlib.sha256(binary).hexdigest(),
+        spki=spki,
+        spki_sha256=hashlib.sha256(spki).hexdigest(),
+        public_key=public_key,
+        subject=subject.raw,
+        common_name=_common_name(subject),
+        identifiers=() if alternative_names is None else _general_names(alternative_names),
+        signature_digest=signature_digest,
+        attributes=MappingProxyType(dict(attributes)),
+        extensions=MappingProxyType(dict(extensions)),
+        challenge_password=challenge_password,
+    )
+
+
+def bad_csr(why: str) -> Rejection:
     return Rejection(Reason.BAD_CSR, f"this certificate signing request is refused: {why}")
 
 
@@ -170,20 +213,20 @@ def unwrap_csr(body: bytes) -> bytes:
 
 def _unarmour(data: bytes) -> bytes:
     if len(data) > 2 * MAX_CSR:
-        raise _bad(f"it is larger than {MAX_CSR} octets")
+        raise bad_csr(f"it is larger than {MAX_CSR} octets")
     binary = data
     if b"-----BEGIN" in data[:200]:
         armoured = _ARMOUR.search(data)
         if armoured is None:
-            raise _bad("its PEM armour is not that of a CERTIFICATE REQUEST")
+            raise bad_csr("its PEM armour is not that of a CERTIFICATE REQUEST")
         try:
             binary = base64.b64decode(b"".join(armoured[1].split()), validate=True)
         except binascii.Error:
-            raise _bad("what stands between its PEM lines is not base64") from None
+            raise bad_csr("what stands between its PEM lines is not base64") from None
     if not binary:
-        raise _bad("it is empty")
+        raise bad_csr("it is empty")
     if len(binary) > MAX_CSR:
-        raise _bad(f"it is larger than {MAX_CSR} octets")
+        raise bad_csr(f"it is larger than {MAX_CSR} octets")
     return binary
 
 
@@ -221,9 +264,14 @@ def load_public_key(spki: bytes) -> PublicKey:
             raise Rejection(Reason.BAD_PUBLIC_KEY, "its public key is neither RSA, nor EC, nor Ed25519")
 
 
-def _verify(frame: _Frame, key: PublicKey, legacy: Collection[str]) -> str:
-    """Proof of possession over the bytes as sent; gives the digest's name. Weak digests are named before anything else."""
-    parts = list(der.children(frame.algorithm.content))
+def verify_signature(
+    key: PublicKey, algorithm_identifier: der.Element, signature: bytes, signed: bytes, legacy: Collection[str]
+) -> str:
+    """Proof of possession over the bytes as sent; gives the digest's name. Weak digests are named before anything else.
+
+    Raises DerError and Rejection: BAD_CSR, WEAK_ALGORITHM.
+    """
+    parts = list(der.children(algorithm_identifier.content))
     if not parts:
         raise der.DerError("its signature algorithm is empty")
     algorithm, parameters = der.oid(parts[0]), parts[1:]
@@ -231,23 +279,23 @@ def _verify(frame: _Frame, key: PublicKey, legacy: Collection[str]) -> str:
         match key:
             case rsa.RSAPublicKey() if algorithm in _RSA_PKCS1:
                 digest = _allowed(_RSA_PKCS1[algorithm], legacy)
-                key.verify(frame.signature, frame.info, padding.PKCS1v15(), _DIGESTS[digest])
+                key.verify(signature, signed, padding.PKCS1v15(), _DIGESTS[digest])
             case rsa.RSAPublicKey() if algorithm == _RSASSA_PSS:
                 digest = _allowed(_pss_digest(parameters), legacy)
                 scheme = padding.PSS(padding.MGF1(_DIGESTS[digest]), padding.PSS.AUTO)
-                key.verify(frame.signature, frame.info, scheme, _DIGESTS[digest])
+                key.verify(signature, signed, scheme, _DIGESTS[digest])
             case ec.EllipticCurvePublicKey() if algorithm in _ECDSA:
                 digest = _allowed(_ECDSA[algorithm], legacy)
-                key.verify(frame.signature, frame.info, ec.ECDSA(_DIGESTS[digest]))
+                key.verify(signature, signed, ec.ECDSA(_DIGESTS[digest]))
             case ed25519.Ed25519PublicKey() if algorithm == _ED25519:
                 digest = ""
-                key.verify(frame.signature, frame.info)
+                key.verify(signature, signed)
             case _:
-                raise _bad(f"its signature algorithm {algorithm} is unknown or does not fit its key")
+                raise bad_csr(f"its signature algorithm {algorithm} is unknown or does not fit its key")
     except InvalidSignature:
-        raise _bad("its signature is not by the key that it holds, or it was changed after it was signed") from None
+        raise bad_csr("its signature is not by the key that it holds, or it was changed after it was signed") from None
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise _bad("its signature cannot be verified with its key") from error
+        raise bad_csr("its signature cannot be verified with its key") from error
     return digest
 
 
@@ -270,7 +318,7 @@ def _pss_digest(parameters: list[der.Element]) -> str:
             algorithm = der.whole(part.content, der.SEQUENCE)
             name = der.oid(next(der.children(algorithm.content), der.Element(0, b"", b"")))
             if name not in _HASH_OIDS:
-                raise _bad(f"its RSASSA-PSS signature uses the unknown digest {name}")
+                raise bad_csr(f"its RSASSA-PSS signature uses the unknown digest {name}")
             return _HASH_OIDS[name]
     return "sha1"
 
@@ -297,35 +345,30 @@ def _common_name(subject: der.Element) -> str | None:
             if der.oid(parts[0]) == _COMMON_NAME:
                 names.append(der.text(parts[1]))
     if len(names) > 1:
-        raise _bad("its subject has more than one common name")
+        raise bad_csr("its subject has more than one common name")
     return names[0] if names and names[0] else None
 
 
-def _identifiers(values: der.Element | None) -> tuple[Identifier, ...]:
-    """The subjectAltName of the extensionRequest attribute (RFC 2985 §5.4.2); every other extension is not ours to heed."""
-    if values is None:
-        return ()
-    names: tuple[Identifier, ...] = ()
-    seen: set[str] = set()
-    for extensions in der.children(values.content):
+def read_extensions(lists: Iterable[der.Element]) -> dict[str, bytes]:
+    """All Extensions (RFC 5280 §4.1) that are asked for: object identifier -> extnValue. Raises DerError, also for a second one."""
+    found: dict[str, bytes] = {}
+    for extensions in lists:
         for extension in der.children(der.expect(extensions, der.SEQUENCE).content):
             parts = list(der.children(der.expect(extension, der.SEQUENCE).content))
             if len(parts) not in {2, 3}:
                 raise der.DerError("it asks for an extension that is none")
             name = der.oid(parts[0])
-            if name in seen:
+            if name in found:
                 raise der.DerError(f"it asks for extension {name} twice")
-            seen.add(name)
-            if name == _SUBJECT_ALTERNATIVE_NAME:
-                names = _general_names(der.expect(parts[-1], der.OCTET_STRING).content)
-    return names
+            found[name] = der.expect(parts[-1], der.OCTET_STRING).content
+    return found
 
 
 def _general_names(content: bytes) -> tuple[Identifier, ...]:
     found: dict[Identifier, None] = {}
     for count, name in enumerate(der.children(der.whole(content, der.SEQUENCE).content)):
         if count >= MAX_NAMES:
-            raise _bad(f"it asks for more than {MAX_NAMES} names")
+            raise bad_csr(f"it asks for more than {MAX_NAMES} names")
         match name.tag:
             case 0x82:  # dNSName
                 found[parse_dns(_ascii(name.content))] = None
@@ -365,3 +408,29 @@ def _challenge_password(values: der.Element | None) -> str | None:
     if len(found) != 1:
         raise der.DerError("its challengePassword has not exactly one value")
     return der.text(found[0])
+
+
+def read_name_change(values: bytes) -> NameChange:
+    """The SET of values (DER) of a ChangeSubjectName attribute. Raises Rejection as `parse_csr`.
+
+    ChangeSubjectName ::= SEQUENCE { subject Name OPTIONAL, subjectAlt GeneralNames OPTIONAL }, neither with a tag of its own:
+    a Name is made of SETs (or of nothing), and GeneralNames are not.
+    """
+    try:
+        [attribute] = der.take(der.whole(values, der.SET).content, der.SEQUENCE)
+        parts = [der.expect(part, der.SEQUENCE) for part in der.children(attribute.content)]
+        subject = next((part for part in parts[:1] if _is_name(part)), None)
+        names = [part for part in parts if part is not subject]
+        if not parts or len(names) > 1:
+            raise der.DerError("it is not one subject, alternative names, or both")
+        return NameChange(
+            subject=None if subject is None else subject.raw,
+            common_name=None if subject is None else _common_name(subject),
+            identifiers=_general_names(names[0].raw) if names else None,
+        )
+    except der.DerError as error:
+        raise bad_csr(f"its ChangeSubjectName attribute cannot be read: {error}") from error
+
+
+def _is_name(element: der.Element) -> bool:
+    return next((part.tag == der.SET for part in der.children(element.content)), True)
