@@ -35,7 +35,7 @@ class Enroller:
     async def simple_reenroll(self, _exchange: Exchange) -> web.Response:
         raise HttpRefusal(501, "re-enrolment is not served here yet; enrol anew at simpleenroll\n")
 
-    async def submit(self, endpoint: EstEndpoint, caller: Caller, csr: Csr) -> Outcome:
+    async def submit(self, endpoint: EstEndpoint, caller: Caller, csr: Csr, *, idempotency_key: str | None = None) -> Outcome:
         """Every certificate of EST and CMC is asked for here."""
         return await self._issuance.submit(
             IssuanceRequest(
@@ -47,6 +47,7 @@ class Enroller:
                 csr=csr,
                 identifiers=csr.identifiers,
                 common_name=csr.common_name,
+                idempotency_key=idempotency_key,
                 require_approval=endpoint.require_approval,
             )
         )
