@@ -61,19 +61,21 @@ class Authority:
     key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @classmethod
-    def new(cls, name: str) -> Authority:
+    def new(cls, name: str, *, days: int = 30) -> Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = _builder(subject, subject, key.public_key())
+        builder = _builder(subject, subject, key.public_key(), days=days)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_usage(certificates=True), critical=True)
         return cls(builder.sign(key, hashes.SHA256()), key)
 
-    def certify(self, name: str, purposes: Sequence[ObjectIdentifier], *, home: Path, stem: str) -> tuple[Path, Path]:
+    def certify(
+        self, name: str, purposes: Sequence[ObjectIdentifier], *, home: Path, stem: str, days: int = 30
+    ) -> tuple[Path, Path]:
         """Writes STEM.pem and STEM.key, and returns both."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = _builder(subject, self.certificate.subject, key.public_key())
+        builder = _builder(subject, self.certificate.subject, key.public_key(), days=days)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(certificates=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
@@ -85,12 +87,12 @@ class Authority:
         return certificate, keyfile
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, days: int) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(subject_name=subject, issuer_name=issuer, public_key=key)
     builder = builder.serial_number(x509.random_serial_number())
     builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=30))
+    return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=days))
 
 
 def _usage(*, certificates: bool) -> x509.KeyUsage:
