@@ -38,6 +38,7 @@ HURRY_SQL = "UPDATE job SET run_at = $2 WHERE dedupe = $1 AND run_at > $2"
 NEWEST_CRL_SQL = """
 SELECT number, der, this_update, next_update, revocations FROM crl WHERE issuer = $1 ORDER BY number DESC LIMIT 1
 """
+CRL_AT_SQL = "SELECT der FROM crl WHERE issuer = $1 AND this_update <= $2 ORDER BY number DESC LIMIT 1"
 COUNT_SQL = "SELECT count(*) AS revocations FROM revocation WHERE issuer = $1"
 # RFC 5280 §3.3: an entry stays until one CRL after the certificate's end has shown it.
 ENTRIES_SQL = """
@@ -121,6 +122,18 @@ class CrlSchedule:
     def __post_init__(self) -> None:
         if not timedelta(0) < self.refresh < self.lifetime:
             raise ValueError("a CRL has to be refreshed before its lifetime is over")
+
+
+class PublishedCrls:
+    """Those that were published, the last KEEP_CRLS of each issuer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, issuer: str, *, at: Micros) -> bytes | None:
+        """DER of the newest whose thisUpdate is not after `at`; None when there is none."""
+        row = await self._database.fetch_one(CRL_AT_SQL, issuer, at)
+        return None if row is None else bytes(row["der"])
 
 
 class CrlPublisher:

@@ -7,8 +7,9 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from issuance.revocation import CrlPublisher, CrlSchedule
+from issuance.revocation import CrlPublisher, CrlSchedule, PublishedCrls
 from pki.clock import to_datetime
 from pki.reasons import RevocationReason, Unavailable
 from storage.database import Database
@@ -92,6 +93,19 @@ async def test_an_entry_is_on_one_crl_after_its_certificate_has_ended(story: Sto
         assert listed or newest.last_update_utc > certificate.not_valid_after_utc + DAY
         story.clock.advance(DAY)
     assert not listed
+
+
+async def test_a_published_crl_is_found_by_the_time_for_which_it_is_wanted(story: Story) -> None:
+    """RFC 5272 §6.10: "that one whose thisUpdate value is less than but nearest to the specified time"."""
+    published, first_day = PublishedCrls(story.issuing.database), story.clock.micros()
+    assert await published.find("issuing", at=first_day) is None
+    await story.publisher.look("issuing")
+    story.clock.advance(2 * DAY)
+    await story.publisher.look("issuing")
+    old, new = (one.public_bytes(Encoding.DER) for one in await story.crls())
+    assert await published.find("issuing", at=first_day) == old
+    assert await published.find("issuing", at=story.clock.micros()) == new
+    assert await published.find("former", at=story.clock.micros()) is None
 
 
 async def test_two_publishers_at_once_make_one_crl(story: Story) -> None:
