@@ -44,6 +44,7 @@ scep_challenge = typer.Typer(help="The challenge password of a SCEP endpoint.", 
 scep.add_typer(scep_challenge, name="challenge")
 eab = _group("eab", "External account binding: keys that bind ACME accounts to somebody you know.")
 cert = _group("cert", "Certificates: list, show, revoke.")
+requests = _group("requests", "Requests that wait for an approval: list, show, approve, deny.")
 renewal = _group("renewal", "Renewals: have clients renew a set of certificates early (ACME Renewal Information).")
 profile = _group("profile", "Profiles: what certificates look like.")
 keys = _group("keys", "Keys that are refused: lists of compromised ones.")
@@ -71,6 +72,15 @@ class Client(enum.Enum):
     CURL_EST = "curl-est"
     SCEP = "scep"
     REST = "rest"
+
+
+class RequestState(enum.Enum):
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    ISSUED = "issued"
+    EXPIRED = "expired"
+    ALL = "all"
 
 
 class RevocationWord(enum.Enum):
@@ -408,6 +418,55 @@ def cert_revoke(
     from certwright import admin
 
     _finish(lambda: admin.cert_revoke(config, serial, reason.name))
+
+
+@requests.command("list", epilog="Example: certwright requests list --state all -o json")
+def requests_list(
+    config: ConfigOption = None,
+    state: Annotated[RequestState, typer.Option("--state", help="Only those that are in this state.")] = RequestState.PENDING,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 50,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """What waits for an approval, or what became of it; the newest first."""
+    from certwright import requests_cli
+
+    _finish(lambda: requests_cli.show_list(config, state.value, limit, output))
+
+
+@requests.command("show", epilog="Example: certwright requests show 0123456789abcdef0123456789abcdef")
+def requests_show(
+    request_id: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None, output: OutputOption = Output.TABLE
+) -> None:
+    """One request: who asks, from where, with which key, and what the certificate would look like."""
+    from certwright import requests_cli
+
+    _finish(lambda: requests_cli.show(config, request_id, output))
+
+
+@requests.command(
+    "approve", epilog="Example: certwright requests approve 0123456789abcdef0123456789abcdef --comment 'ticket 4711'"
+)
+def requests_approve(
+    request_id: Annotated[str, typer.Argument(metavar="ID")],
+    config: ConfigOption = None,
+    comment: Annotated[str, typer.Option("--comment", help="Kept with the decision.")] = "",
+) -> None:
+    """Agree: the client gets its certificate when it asks again. One approval is for one certificate."""
+    from certwright import requests_cli
+
+    _finish(lambda: requests_cli.approve(config, request_id, comment))
+
+
+@requests.command("deny", epilog="Example: certwright requests deny 0123456789abcdef0123456789abcdef --reason 'no such device'")
+def requests_deny(
+    request_id: Annotated[str, typer.Argument(metavar="ID")],
+    reason: Annotated[str, typer.Option("--reason", help="Kept with the decision; the client is told.")],
+    config: ConfigOption = None,
+) -> None:
+    """Refuse: the client is told so, and why, for 30 days."""
+    from certwright import requests_cli
+
+    _finish(lambda: requests_cli.deny(config, request_id, reason))
 
 
 @renewal.command(

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from acmeserver.endpoint import AcmeEndpoint
 from certwright.config_acme import AcmeSettings
-from issuance.pipeline import approve
+from issuance.approvals import refuse_to_wait
 from issuance.plan import check_wildcards, validity, wanted_span
 from pki.clock import Clock, Micros, after
 from pki.identifiers import Identifier
@@ -49,7 +49,7 @@ def acme_endpoint(settings: AcmeSettings) -> AcmeEndpoint:
 class OrderRules:
     """acmeserver.ports.OrderPolicy: nobody proves control of a name for what would be refused in the end.
 
-    That goes for an approval that nobody can give, too: an order is never left in `processing` for a person to come.
+    That goes for an approval, too: an order is never left in `processing` for a person to come.
     """
 
     def __init__(self, policies: tuple[Policy, ...], *, issuers: Mapping[str, Issuer], clock: Clock) -> None:
@@ -70,7 +70,7 @@ class OrderRules:
         check_wildcards(identifiers, profile)
         span = wanted_span(profile, not_before=not_before, not_after=not_after, now=now)
         validity(profile, self._issuers[profile.issuer], not_before=not_before, not_after=not_after, now=now)
-        approve(decide(self._policies, principal, Wanted(profile, tuple(identifiers), common_name=None, validity=span)))
+        refuse_to_wait(decide(self._policies, principal, Wanted(profile, tuple(identifiers), common_name=None, validity=span)))
 
 
 def validation_job(jobs: Jobs, clock: Clock, authorization_id: str, kind: str) -> Step:

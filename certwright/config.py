@@ -30,6 +30,7 @@ from certwright.config_validation import Files, Validation, validation_settings
 from certwright.yaml_positions import ConfigError, Document, Place, Problem, read_document
 from pki.sealing import parse_keys
 from policy.names import parse_pattern
+from issuance.approvals import Terms
 from policy.profiles import Profile, Profiles, canonical_profile_name
 from policy.rules import Policy
 from signer.api import KeyConfig
@@ -91,6 +92,7 @@ class Config:
     retention: Kept
     chaos: Chaos | None
 
+    approvals: Terms
     @property
     def database_is_embedded(self) -> bool:
         return self.database.startswith("sqlite:")
@@ -192,6 +194,7 @@ class _Builder:
             chaos=self._chaos(),
         )
 
+            approvals=Terms(root.approvals.expire_after, root.approvals.pending_per_requester),
     # ---- profiles, policies, endpoints
 
     def _profiles(self) -> list[Profile]:

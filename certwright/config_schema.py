@@ -374,6 +374,22 @@ class Retention(Closed):
     issued: Duration = timedelta(days=730)
 
 
+class Approvals(Closed):
+    """Requests that wait for a person."""
+
+    expire_after: Annotated[Duration, Field(ge=timedelta(hours=1))] = timedelta(days=7)
+    pending_per_requester: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+
+
+class Proxy(Closed):
+    """`header` is for nginx and haproxy, where custom alone names the one that carries the certificate."""
+
+    addresses: Annotated[list[Network], Field(min_length=1)]
+    client_certificate: Literal["rfc9440", "nginx", "haproxy", "envoy"]
+    header: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")] | None = None
+    source_address: Literal["forwarded", "x-forwarded-for"] | None = None
+
+
 class Root(Closed):
     base_url: Url
     http_url: Url | None = None
@@ -393,6 +409,7 @@ class Root(Closed):
     endpoints: Endpoints = Endpoints()
     validation: Validation = Validation()
     retention: Retention = Retention()
+    approvals: Approvals = Approvals()
     chaos: Chaos | None = None
 
 

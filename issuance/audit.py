@@ -29,6 +29,11 @@ class Event(enum.Enum):
     ACCOUNT_REVOKED = "account.revoked"  # by an operator, who blocked its key
     EXTERNAL_KEY_CREATED = "external_key.created"
     EXTERNAL_KEY_REVOKED = "external_key.revoked"
+    REQUEST_CREATED = "request.created"  # it waits for an approval
+    REQUEST_APPROVED = "request.approved"
+    REQUEST_DENIED = "request.denied"
+    REQUEST_ISSUED = "request.issued"  # the approval was used
+    REQUEST_EXPIRED = "request.expired"  # nobody decided, or nobody used the approval
 
 
 AUDIT_INSERT_SQL = """

@@ -10,6 +10,7 @@ import orjson
 
 from issuance.request import (
     ApiKey,
+    Approval,
     BasicPassword,
     BearerToken,
     ChallengeEvidence,
@@ -25,7 +26,7 @@ from issuance.request import (
 )
 from pki.clock import Micros, to_micros
 from pki.plan import CertificatePlan
-from pki.reasons import RevocationReason
+from pki.reasons import Reason, Rejection, RevocationReason
 from storage.database import Database, Row, Step
 from validation.caa import CaaEvidence
 
@@ -102,6 +103,7 @@ class Intent:
     caa: tuple[CaaEvidence, ...] = ()
 
     @property
+    approval: Approval | None = None
     def serial_hex(self) -> str:
         return f"{self.serial:x}"
 
@@ -139,7 +141,7 @@ def intent_steps(intent: Intent, now: Micros) -> Sequence[Step]:
             request.channel.value,
             request.endpoint,
             str(request.principal),
-            orjson.dumps([_evidence(evidence) for evidence in request.evidence]).decode(),
+            orjson.dumps([*map(_evidence, request.evidence), *_approved(intent.approval)]).decode(),
             request.origin.kind if request.origin else "",
             request.origin.id if request.origin else "",
             request.idempotency_key,
@@ -151,7 +153,11 @@ def intent_steps(intent: Intent, now: Micros) -> Sequence[Step]:
         ),
     )
     return (
-        row,
+    return (row, *guard_steps(request))
+
+
+def guard_steps(request: IssuanceRequest) -> Sequence[Step]:
+    """They undo the write that they ride with when the key is blocked, or a certificate that the request rests on is revoked."""
         Step(KEY_NOT_BLOCKED_SQL, (request.csr.spki_sha256,), rows=0),
         *(Step(NOT_REVOKED_SQL, (held.issuer, held.serial), rows=0) for held in _own_certificates(request)),
     )
@@ -159,6 +165,12 @@ def intent_steps(intent: Intent, now: Micros) -> Sequence[Step]:
 
 def _own_certificates(request: IssuanceRequest) -> Sequence[HeldCertificate]:
     return [evidence for evidence in request.evidence if isinstance(evidence, HeldCertificate) and evidence.issuer]
+def _approved(approval: Approval | None) -> Sequence[dict[str, object]]:
+    if approval is None:
+        return ()
+    return ({"kind": "approval", "request": approval.id, "sha256": approval.digest, "by": approval.by, "at": approval.at},)
+
+
 
 
 def _evidence(evidence: Evidence) -> dict[str, object]:
@@ -257,15 +269,22 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def key_is_blocked(self, spki_sha256: str) -> bool:
-        return await self._database.fetch_one(BLOCKED_KEY_SQL, spki_sha256) is not None
-
-    async def rests_on_revoked(self, request: IssuanceRequest) -> bool:
-        """Whether a certificate of ours that the request rests on is revoked."""
+    async def guarded(self, request: IssuanceRequest) -> Rejection | None:
+        """Why the steps of `guard_steps` undid a write, if it was them."""
+        if await self._database.fetch_one(BLOCKED_KEY_SQL, request.csr.spki_sha256) is not None:
+            return Rejection(
+                Reason.BAD_PUBLIC_KEY,
+                "this key is known to be compromised and gets no certificate again",
+                suggestions=["make a new key"],
+            )
         for held in _own_certificates(request):
             if await self._database.fetch_one(REVOKED_SQL, held.issuer, held.serial) is not None:
-                return True
-        return False
+                return Rejection(
+                    Reason.FORBIDDEN,
+                    "the certificate that this request rests on is revoked",
+                    suggestions=["enrol anew, with a password or another proof of who this is"],
+                )
+        return None
 
     async def attempt_with_key(self, idempotency_key: str) -> Row | None:
         return await self._database.fetch_one(BY_IDEMPOTENCY_KEY_SQL, idempotency_key)

@@ -1,7 +1,7 @@
 """The issuance cycle, ten steps on one screen. Their order is the security argument: docs/issuance-cycle.md.
 
 Every step either adds to what is known or raises a `Rejection`; only steps 8 and 10 write, each in one transaction, and only
-step 9 touches a key. What has nothing to do in this release refuses what it cannot do, and does not let it pass.
+step 9 touches a key. What has to wait at step 5 is written down there, and begins again at step 1 when it comes back.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol, assert_never
+from typing import Protocol
 
 import orjson
 from cryptography import x509
 
 from issuance import audit, ledger
+from issuance.approval_requests import release_step, use_step
+from issuance.approvals import Approvals
 from issuance.caa import CaaChecker, check_caa
 from issuance.evidence import check_evidence
 from issuance.plan import Names, make_plan, wanted_names, wanted_span
 from issuance.request import (
+    Approval,
     IssuanceRequest,
     Issued,
     IssuedCertificate,
@@ -35,7 +38,7 @@ from pki.identifiers import Identifier
 from pki.plan import CertificatePlan, Issuer, build_tbs
 from pki.reasons import Reason, Rejection, Unavailable
 from policy import keys
-from policy.engine import Allow, Decision, Deny, NeedsApproval, Wanted, decide
+from policy.engine import Decision, Deny, Wanted, decide
 from policy.lints import LintGate
 from policy.principal import Principal
 from policy.profiles import LintMode, Profile, Profiles
@@ -92,6 +95,7 @@ class Pipeline:
         database: Database,
         signer: Signer,
         gate: LintGate,
+        approvals: Approvals,
         settlers: Mapping[str, Settler],
         clock: Clock,
         new_id: Callable[[], str],
@@ -104,6 +108,7 @@ class Pipeline:
         self._ledger = ledger.Ledger(database)
         self._signer = signer
         self._gate = gate
+        self._approvals = approvals
         self._settlers = settlers
         self._clock = clock
         self._new_id = new_id
@@ -120,9 +125,11 @@ class Pipeline:
         decision = self._decide(request, profile, names, now)  # 2
         check_evidence(request, names, profile, owned=await self._owned(request), now=now)  # 3
         caa = await check_caa(self._caa, request, names, profile, self._clock)  # 4
-        approve(_with_endpoint(decision, request))  # 5
+        approval = await self._approvals.clear(request, decision, names, profile)  # 5
+        if isinstance(approval, Pending | Issued):
+            return approval
         plan = make_plan(request, names, profile, issuer, now)  # 6
-        prepared = self._prepare(request, names, plan, issuer, profile, caa=caa)  # 7
+        prepared = self._prepare(request, names, plan, issuer, profile, caa=caa, approval=approval)  # 7
         if (conflict := await self._intend(prepared.intent)) is not None:  # 8
             return conflict
         signature = await self._sign(prepared, issuer)  # 9
@@ -178,12 +185,12 @@ class Pipeline:
         profile: Profile,
         *,
         caa: tuple[CaaEvidence, ...],
+        approval: Approval | None,
     ) -> Prepared:
         """7: serial and to-be-signed bytes, linted as the certificate that they will be."""
         serial = self._new_serial()
         tbs = build_tbs(plan, issuer, serial)
         self._gate.check(tbs, plan, issuer, serial, every=profile.lint is LintMode.EVERY)
-        tags = tuple(identifier.tag for identifier in names.identifiers)
         return Prepared(
             ledger.Intent(
                 id=self._new_id(),
@@ -191,10 +198,11 @@ class Pipeline:
                 tbs=tbs,
                 plan=plan,
                 request=request,
-                names=(*tags, f"cn:{names.device}") if names.device is not None else tags,
+                names=names.tags,
                 request_sha256=digest(request),
                 lease_until=after(self._clock.micros(), LEASE),
                 caa=caa,
+                approval=approval,
             )
         )
 
@@ -205,16 +213,17 @@ class Pipeline:
         now = self._clock.micros()
         settler, origin = self._settler(intent), intent.request.origin
         began = settler.began(origin.id, now=now, key=origin.key) if settler and origin else ()
+        used = (use_step(intent.approval, intent.id, intent.plan, now),) if intent.approval else ()
         recorded = self._audit(audit.Event.ISSUE_INTENT, intent, now, _summary(intent))
         try:
-            await self._database.write(*began, *ledger.intent_steps(intent, now), recorded)
+            await self._database.write(*began, *used, *ledger.intent_steps(intent, now), recorded)
         except Conflict:
             if (earlier := await self._earlier(intent.request)) is not None:
                 return earlier
-            if await self._ledger.key_is_blocked(intent.request.csr.spki_sha256):
-                raise _blocked() from None
-            if await self._ledger.rests_on_revoked(intent.request):
-                raise _revoked() from None
+            if (refused := await self._ledger.guarded(intent.request)) is not None:
+                raise refused from None
+            if intent.approval is not None and (taken := await self._approvals.overtaken(intent.approval)) is not None:
+                return taken
             if settler is not None:
                 raise settler.not_begun() from None
             # Only a serial that exists already is left: a broken source of randomness must not go on.
@@ -253,9 +262,11 @@ class Pipeline:
         )
         settler, origin = self._settler(intent), intent.request.origin
         settled = settler.issued(origin.id, certificate, now=now) if settler and origin else ()
-        done = self._audit(audit.Event.ISSUE_DONE, intent, now, {"sha256": hashlib.sha256(der).hexdigest()})
+        done = [self._audit(audit.Event.ISSUE_DONE, intent, now, {"sha256": hashlib.sha256(der).hexdigest()})]
+        if intent.approval is not None:
+            done.append(self._approvals.issued_record(intent.approval, intent, now))
         try:
-            await self._database.write(*ledger.issued_steps(intent, certificate), *settled, done)
+            await self._database.write(*ledger.issued_steps(intent, certificate), *settled, *done)
         except Conflict:
             # Our own write after an unclear answer of the database, or the sweeper, which has revoked the serial.
             found = await self._ledger.of_issuance(intent.id)
@@ -278,6 +289,7 @@ class Pipeline:
         try:
             await self._database.write(
                 ledger.abandoned_step(intent.id, now),
+                release_step(intent.id),
                 *precaution_steps(intent.plan.issuer, intent.serial_hex, not_after, now),
                 self._audit(audit.Event.ISSUE_ABANDONED, intent, now, {"why": "signer"}),
                 *settled,
@@ -302,7 +314,9 @@ class Pipeline:
 
 def _summary(intent: ledger.Intent) -> dict[str, object]:
     plan, request = intent.plan, intent.request
+    approved = {} if intent.approval is None else {"request": intent.approval.id, "approved_by": intent.approval.by}
     return {
+        **approved,
         "profile": f"{plan.profile}@{plan.profile_version}",
         "names": intent.names,
         "key_sha256": request.csr.spki_sha256,
@@ -336,47 +350,6 @@ def _parse(request: IssuanceRequest, profile: Profile) -> Names:
     """
     keys.check_public_key(request.csr.public_key)
     return wanted_names(request, profile)
-
-
-def _blocked() -> Rejection:
-    return Rejection(
-        Reason.BAD_PUBLIC_KEY,
-        "this key is known to be compromised and gets no certificate again",
-        suggestions=["make a new key"],
-    )
-
-
-def _revoked() -> Rejection:
-    return Rejection(
-        Reason.FORBIDDEN,
-        "the certificate that this request rests on is revoked",
-        suggestions=["enrol anew, with a password or another proof of who this is"],
-    )
-
-
-def approve(decision: Decision) -> None:
-    """5: approvals. A policy that asks for one gets no certificate from a release that cannot ask anybody.
-
-    ACME asks here when an order is made: who waits for an approval must not be left in `processing`, where clients give up.
-    """
-    match decision:
-        case Allow():
-            return
-        case NeedsApproval():
-            raise Rejection(
-                Reason.FORBIDDEN, f"policy {decision.policy} asks for an approval, which this release cannot collect"
-            )
-        case Deny():
-            raise decision.rejection
-        case _:
-            assert_never(decision)
-
-
-def _with_endpoint(decision: Decision, request: IssuanceRequest) -> Decision:
-    """An endpoint may ask for an approval where policy does not."""
-    if request.require_approval and isinstance(decision, Allow):
-        return NeedsApproval(decision.policy, ("approver",))
-    return decision
 
 
 def _check_assembled(der: bytes, intent: ledger.Intent, issuer: Issuer) -> None:

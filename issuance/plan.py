@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from issuance.request import IssuanceRequest
+from pki.certificate import PublicKey
 from pki.clock import Micros, to_datetime
 from pki.identifiers import DnsName, Identifier, is_address, parse_dns, parse_ip
 from pki.plan import SUBJECT_ATTRIBUTES, CertificatePlan, Issuer
@@ -28,6 +29,12 @@ class Names:
 
     identifiers: tuple[Identifier, ...]
     device: str | None  # a common name that is not one of the identifiers
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """As they are stored: "dns:example.com", "cn:router7"."""
+        tags = tuple(identifier.tag for identifier in self.identifiers)
+        return tags if self.device is None else (*tags, f"cn:{self.device}")
 
     @property
     def to_grant(self) -> tuple[Identifier, ...]:
@@ -126,17 +133,25 @@ def _bad_validity(why: str) -> Rejection:
 
 def make_plan(request: IssuanceRequest, names: Names, profile: Profile, issuer: Issuer, now: Micros) -> CertificatePlan:
     """Every field of the certificate but its serial. Raises Rejection."""
-    not_before, not_after = validity(profile, issuer, not_before=request.not_before, not_after=request.not_after, now=now)
+    span = validity(profile, issuer, not_before=request.not_before, not_after=request.not_after, now=now)
+    return planned(request.csr.public_key, names, profile, issuer, span)
+
+
+def planned(
+    public_key: PublicKey, names: Names, profile: Profile, issuer: Issuer, span: tuple[datetime, datetime]
+) -> CertificatePlan:
+    """What the profile makes of a key, names and a validity."""
+    not_before, not_after = span
     return CertificatePlan(
         issuer=issuer.name,
         profile=profile.name,
         profile_version=profile.version,
-        public_key=request.csr.public_key,
+        public_key=public_key,
         subject=_subject(names, profile),
         identifiers=names.identifiers,
         not_before=not_before,
         not_after=not_after,
-        key_usage=keys.usage(request.csr.public_key, profile.key_usage),
+        key_usage=keys.usage(public_key, profile.key_usage),
         extended_key_usage=profile.extended_key_usage,
         must_staple=profile.must_staple,
     )

@@ -158,6 +158,7 @@ class IssuanceRequest:
     origin: Origin | None = None
     caa: bool = False  # the endpoint wants CAA checked, whether or not the profile does
     require_approval: bool = False  # the endpoint wants one, whatever policy says
+    asked_with: Csr | None = None  # the client's own request, where `csr` is ours because the server makes the key
     account_url: str = ""  # of an ACME account: what CAA's accounturi has to name (RFC 8657 §3)
 
     def __post_init__(self) -> None:
@@ -180,15 +181,27 @@ class IssuedCertificate:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """Somebody agreed to this request, and it has not been used. Becomes part of the certificate's evidence."""
+
+    id: str  # of the approval request
+    digest: str  # hex; what was agreed to: issuance.approvals.approval_digest
+    by: str
+    at: Micros
+
+
+@dataclass(frozen=True, slots=True)
 class Issued:
     certificate: IssuedCertificate
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Not yet (an approval, or the same request is being signed right now): ask again after so many seconds."""
+    """Not yet: ask again after so many seconds. `id` is what it waits for: an approval, or the same request that is being signed
+    right now.
+    """
 
-    issuance_id: str
+    id: str
     retry_after: int
 
 

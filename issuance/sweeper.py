@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from issuance import audit, ledger
+from issuance.approval_requests import release_step
 from issuance.request import Settler
 from issuance.revocation import precaution_steps
 from pki.clock import Clock, Micros
@@ -44,6 +45,7 @@ class Sweeper:
             settled = self._settlers[overdue.origin.kind].failed(overdue.origin.id, rejection, now=now)
         return (
             ledger.abandoned_step(overdue.id, now),
+            release_step(overdue.id),
             *precaution_steps(overdue.issuer, overdue.serial, overdue.not_after, now),
             audit.record(
                 audit.Event.ISSUE_ABANDONED,

@@ -198,11 +198,11 @@ def static_key(public_key: object) -> StaticKey:
             raise ValueError(f"no CA key of type {type(public_key).__name__}")
 
 
-def pem(certificate_der: bytes) -> str:
+def pem(der: bytes, label: str = "CERTIFICATE") -> str:
     """One PEM block, 64 columns, with a newline at its end (RFC 7468 §5)."""
-    body = base64.b64encode(certificate_der).decode("ascii")
+    body = base64.b64encode(der).decode("ascii")
     lines = "\n".join(body[at : at + 64] for at in range(0, len(body), 64))
-    return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
+    return f"-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n"
 
 
 def key_identifier(certificate: x509.Certificate) -> bytes:

@@ -97,8 +97,8 @@ class RestServer:
         match outcome:
             case Issued(certificate):
                 return self._issued(request, certificate)
-            case Pending(issuance_id, seconds):
-                answer = messages.PendingAnswer(id=issuance_id, retry_after=seconds)
+            case Pending(waiting_for, seconds):
+                answer = messages.PendingAnswer(id=waiting_for, retry_after=seconds)
                 return _json(answer, status=202, headers={"Retry-After": str(seconds)})
             case Rejected(rejection):
                 raise rejection

@@ -203,12 +203,6 @@ async def test_validity_is_held_to_the_second(issuing: Issuing, clock: FakeClock
     assert isinstance(outcome, Issued if seconds == 0 else Rejected)
 
 
-async def test_a_policy_that_asks_for_an_approval_issues_nothing_yet(database: Database, clock: FakeClock) -> None:
-    careful = Policy("careful", frozenset({"tester"}), frozenset({"tls-server"}), ("*",), require_approval=True)
-    issuing = Issuing(database, clock, policies=[careful])
-    assert "approval" in (await refusal(issuing, issuing.request("a.example.com"))).detail
-
-
 def proof(name: str, at: Micros, method: str = "http-01", *, wildcard: bool = False) -> ChallengeEvidence:
     return ChallengeEvidence(parse_dns(name), method, "authz", at, wildcard)
 
@@ -457,7 +451,7 @@ def test_a_prepared_certificate_is_signed_once(issuing: Issuing) -> None:
     rules = issuing.rules.profiles.get("tls-server")
     names = wanted_names(request, rules)
     plan = make_plan(request, names, rules, issuing.ca.issuer, issuing.clock.micros())
-    prepared = issuing.pipeline._prepare(request, names, plan, issuing.ca.issuer, rules, caa=())
+    prepared = issuing.pipeline._prepare(request, names, plan, issuing.ca.issuer, rules, caa=(), approval=None)
     prepared.redeem()
     with pytest.raises(AssertionError):
         prepared.redeem()

@@ -11,6 +11,7 @@ from cryptography import x509
 from acmeserver.settlement import ORIGIN, OrderSettler
 from acmeserver.star import ORIGIN as STAR
 from acmeserver.star_settlement import StarSettler
+from issuance.approvals import Approvals, Terms
 from issuance.caa import CaaChecker
 from issuance.pipeline import Ownership, Pipeline, Rules
 from issuance.request import ApiKey, Channel, IssuanceRequest, Issued, IssuedCertificate, Origin, Settler
@@ -84,6 +85,7 @@ class Issuing:
     serials: list[int] = field(default_factory=list)  # forced ones, used up first
     caa: CaaChecker | None = None
     ownership: Ownership | None = None
+    terms: Terms = field(default_factory=Terms)
     settlers: Mapping[str, Settler] = field(
         default_factory=lambda: {"job": JobSettler(), ORIGIN: OrderSettler(), STAR: StarSettler()}
     )
@@ -93,11 +95,13 @@ class Issuing:
         self.observer = Counted()
         self.rules = Rules(self.policies, Profiles(self.profiles), {"issuing": self.ca.issuer})
         self.new_id = counter()
+        self.approvals = Approvals(database=self.database, clock=self.clock, new_id=self.new_id, terms=self.terms)
         self.pipeline = Pipeline(
             rules=self.rules,
             database=self.database,
             signer=self.signer,
             gate=LintGate(),
+            approvals=self.approvals,
             settlers=self.settlers,
             clock=self.clock,
             new_id=self.new_id,
