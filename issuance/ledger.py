@@ -60,7 +60,7 @@ NOT_REVOKED_SQL = "UPDATE revocation SET revoked_at = revoked_at WHERE issuer = 
 REVOKED_SQL = "SELECT revoked_at FROM revocation WHERE issuer = $1 AND serial = $2"
 
 _CERTIFICATE = """
-SELECT c.issuer, c.serial, c.der, c.profile, c.names, c.principal, c.not_before, c.not_after, c.issued_at,
+SELECT c.issuer, c.serial, c.der, c.profile, c.names, c.protocol, c.endpoint, c.principal, c.not_before, c.not_after, c.issued_at,
     r.revoked_at, r.reason
 FROM certificate c LEFT JOIN revocation r ON r.issuer = c.issuer AND r.serial = c.serial
 """
@@ -86,6 +86,8 @@ class CertificateRecord:
     names: tuple[str, ...]
     revoked_at: Micros | None
     reason: RevocationReason | None
+    channel: str = ""  # by which it was asked for, Channel.value
+    endpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,9 @@ class Intent:
     request_sha256: str
     lease_until: Micros
     caa: tuple[CaaEvidence, ...] = ()
+    approval: Approval | None = None
 
     @property
-    approval: Approval | None = None
     def serial_hex(self) -> str:
         return f"{self.serial:x}"
 
@@ -152,25 +154,25 @@ def intent_steps(intent: Intent, now: Micros) -> Sequence[Step]:
             orjson.dumps([evidence.as_json() for evidence in intent.caa]).decode() if intent.caa else "",
         ),
     )
-    return (
     return (row, *guard_steps(request))
 
 
 def guard_steps(request: IssuanceRequest) -> Sequence[Step]:
     """They undo the write that they ride with when the key is blocked, or a certificate that the request rests on is revoked."""
+    return (
         Step(KEY_NOT_BLOCKED_SQL, (request.csr.spki_sha256,), rows=0),
         *(Step(NOT_REVOKED_SQL, (held.issuer, held.serial), rows=0) for held in _own_certificates(request)),
     )
 
 
-def _own_certificates(request: IssuanceRequest) -> Sequence[HeldCertificate]:
-    return [evidence for evidence in request.evidence if isinstance(evidence, HeldCertificate) and evidence.issuer]
 def _approved(approval: Approval | None) -> Sequence[dict[str, object]]:
     if approval is None:
         return ()
     return ({"kind": "approval", "request": approval.id, "sha256": approval.digest, "by": approval.by, "at": approval.at},)
 
 
+def _own_certificates(request: IssuanceRequest) -> Sequence[HeldCertificate]:
+    return [evidence for evidence in request.evidence if isinstance(evidence, HeldCertificate) and evidence.issuer]
 
 
 def _evidence(evidence: Evidence) -> dict[str, object]:
@@ -260,6 +262,8 @@ def record(row: Row) -> CertificateRecord:
         names=tuple(orjson.loads(row["names"])),
         revoked_at=row["revoked_at"],
         reason=None if row["reason"] is None else RevocationReason(row["reason"]),
+        channel=row["protocol"],
+        endpoint=row["endpoint"],
     )
 
 
