@@ -1,18 +1,18 @@
 """SignedData (RFC 5652 §5) with one signer and signed attributes; and the degenerate form that only carries certificates.
 
-Strictness against signature wrapping: exactly one SignerInfo, every signed attribute once with exactly one value, and what
-`verify` covers is what `Signed` shows, for both come from one parse.
+Strictness against signature wrapping: never more than one SignerInfo, every signed attribute once with exactly one value, and what
+`verify` covers is what `Signed` shows, for both come from one parse. SCEP's signers are RSA and in the message (`parse_signed`,
+`verify`); those of CMC are who they are (`parse_message`, `verify_message`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pki.cms.ber import normalise
 from pki.cms.errors import CmsError, CmsProblem
@@ -20,7 +20,6 @@ from pki.cms.fields import (
     CONTEXT_0,
     CONTEXT_0_PRIMITIVE,
     CONTEXT_1,
-    CONTEXT_2,
     Fields,
     elements,
     integer,
@@ -32,17 +31,16 @@ from pki.cms.fields import (
     set_of,
     tlv,
 )
+from pki.cms.signatures import SignerKey, rsa_scheme, verifier
 from pki.cms.types import (
+    AUTHENTICATED_DATA,
     CONTENT_TYPE,
     DATA,
     DIGEST_OIDS,
     DIGESTS,
-    MAX_RSA_BITS,
     MESSAGE_DIGEST,
-    MGF1,
+    NO_SIGNATURE,
     RSA_ENCRYPTION,
-    RSA_SIGNATURES,
-    RSASSA_PSS,
     SIGNED_DATA,
     Algorithm,
     CertificateView,
@@ -51,8 +49,6 @@ from pki.cms.types import (
     read_certificate,
 )
 from pki.der import INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET, Element
-
-_PSS_DEFAULT_SALT = 20  # RFC 4055 §3.1; its default digest is SHA-1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +60,12 @@ class Attribute:
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
-    """A SignedData as parsed. Nothing in it is to be believed before `verify` has returned."""
+class SignerInfo:
+    """Who signed, and what with (RFC 5652 §5.3)."""
 
-    content_type: bytes  # OBJECT IDENTIFIER element
-    content: bytes = field(repr=False)  # the content octets; empty also where eContent is absent
+    identifier: Element  # IssuerAndSerialNumber or [0] SubjectKeyIdentifier
     attributes: Mapping[bytes, Element]  # the signed ones: OBJECT IDENTIFIER element -> the value
     signed_attributes: bytes = field(repr=False)  # [0] element, in the order sent
-    signer: CertificateView
     digest_algorithm: Algorithm
     signature_algorithm: Algorithm
     signature: bytes = field(repr=False)
@@ -86,20 +80,92 @@ class Signed:
             )
         return digest
 
+    @property
+    def proves_nothing(self) -> bool:
+        """RFC 5272 Appendix C.1: a key that signs nothing fills the place with id-alg-noSignature."""
+        return self.signature_algorithm.oid == NO_SIGNATURE
+
+    @property
+    def key_identifier(self) -> bytes | None:
+        """Where the signer is named by it."""
+        return self.identifier.content if self.identifier.tag == CONTEXT_0_PRIMITIVE else None
+
+    @property
+    def issuer_and_serial(self) -> tuple[bytes, int] | None:
+        """Issuer (Name, DER) and serial number, where the signer is named by them. Raises CmsError(STRUCTURE)."""
+        return None if self.identifier.tag == CONTEXT_0_PRIMITIVE else _issuer_and_serial(self.identifier)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedMessage:
+    """A SignedData as parsed, whoever signed it, if anybody did. Nothing in it is to be believed before it is verified."""
+
+    content_type: bytes  # OBJECT IDENTIFIER element
+    content: bytes = field(repr=False)  # the content octets; empty also where eContent is absent
+    certificates: tuple[bytes, ...] = field(repr=False)  # X.509, DER, as they stand in the bag; unread
+    signer_info: SignerInfo | None
+
+    def signer_certificate(self, known: Iterable[bytes] = ()) -> CertificateView | None:
+        """The certificate that the signer is named by: among those in the message, then among the `known` ones (DER).
+
+        The others in the bag mean nothing to us. Raises CmsError: STRUCTURE, ENCODING.
+        """
+        if self.signer_info is not None:
+            for certificate in map(read_certificate, chain(self.certificates, known)):
+                if names_certificate(self.signer_info.identifier, certificate):
+                    return certificate
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A SignedData with one signer, whose certificate is in it. Nothing in it is to be believed before `verify` has returned."""
+
+    content_type: bytes  # OBJECT IDENTIFIER element
+    content: bytes = field(repr=False)
+    info: SignerInfo
+    signer: CertificateView
+
+    @property
+    def attributes(self) -> Mapping[bytes, Element]:
+        return self.info.attributes
+
+    @property
+    def digest(self) -> Digest:
+        """Raises CmsError(ALGORITHM)."""
+        return self.info.digest
+
 
 def parse_signed(data: bytes) -> Signed:
     """BER or DER to its parts, without any arithmetic. Raises CmsError: TOO_*, ENCODING, STRUCTURE, SIGNER, ATTRIBUTE."""
+    message = parse_message(data)
+    if message.signer_info is None:
+        raise CmsError(CmsProblem.SIGNER, "the message has 0 signers; it must have one")
+    signer = message.signer_certificate()
+    if signer is None:
+        raise CmsError(CmsProblem.SIGNER, "the signer's certificate is not in the message")
+    return Signed(message.content_type, message.content, message.signer_info, signer)
+
+
+def parse_message(data: bytes) -> SignedMessage:
+    """As `parse_signed`, for signers whose certificate is elsewhere, and for messages that nobody signed."""
     inside = content_info(data, SIGNED_DATA, "SignedData")
     inside.take(INTEGER)
     inside.take(SET)  # digestAlgorithms; the signer's own counts
     content_type, content = _encapsulated(inside.take(SEQUENCE))
-    certificates = inside.maybe(CONTEXT_0)
+    bag = inside.maybe(CONTEXT_0)
     inside.maybe(CONTEXT_1)  # crls
     signers = elements(inside.take(SET).content)
     inside.end()
-    if len(signers) != 1 or signers[0].tag != SEQUENCE:
+    if len(signers) > 1 or any(signer.tag != SEQUENCE for signer in signers):
         raise CmsError(CmsProblem.SIGNER, f"the message has {len(signers)} signers; it must have one")
-    info = Fields(signers[0].content, "SignerInfo")
+    # What is no SEQUENCE in the bag is one of the obsolete CertificateChoices.
+    certificates = () if bag is None else tuple([element.raw for element in elements(bag.content) if element.tag == SEQUENCE])
+    return SignedMessage(content_type, content, certificates, _read_signer(signers[0]) if signers else None)
+
+
+def _read_signer(element: Element) -> SignerInfo:
+    info = Fields(element.content, "SignerInfo")
     info.take(INTEGER)
     identifier = info.take(SEQUENCE, CONTEXT_0_PRIMITIVE)
     digest_algorithm = read_algorithm(info.take(SEQUENCE))
@@ -110,12 +176,10 @@ def parse_signed(data: bytes) -> Signed:
     info.end()
     if signed_attributes is None:
         raise CmsError(CmsProblem.ATTRIBUTE, "the message has no signed attributes")
-    return Signed(
-        content_type=content_type,
-        content=content,
+    return SignerInfo(
+        identifier=identifier,
         attributes=_read_attributes(signed_attributes.content),
         signed_attributes=signed_attributes.raw,
-        signer=_find_signer(identifier, b"" if certificates is None else certificates.content),
         digest_algorithm=digest_algorithm,
         signature_algorithm=signature_algorithm,
         signature=signature,
@@ -126,6 +190,8 @@ def content_info(data: bytes, content_type: bytes, name: str) -> Fields:
     """The fields of the content of a ContentInfo of that type (RFC 5652 §3)."""
     outer = Fields(only(normalise(data), SEQUENCE, "ContentInfo").content, "ContentInfo")
     found = outer.take(OBJECT_IDENTIFIER).raw
+    if found == AUTHENTICATED_DATA and found != content_type:
+        raise CmsError(CmsProblem.STRUCTURE, f"the message is a CMS AuthenticatedData, which is not supported; send a {name}")
     if found != content_type:
         raise CmsError(CmsProblem.STRUCTURE, f"the message is not a CMS {name}")
     content = outer.take(CONTEXT_0)
@@ -156,89 +222,83 @@ def _read_attributes(content: bytes) -> dict[bytes, Element]:
     return attributes
 
 
-def _find_signer(identifier: Element, bag: bytes) -> CertificateView:
-    """The certificate that SignerIdentifier names. The others in the bag mean nothing to us."""
-    for element in elements(bag):
-        if element.tag == SEQUENCE:  # not one of the obsolete CertificateChoices
-            certificate = read_certificate(element.raw)
-            if names_certificate(identifier, certificate):
-                return certificate
-    raise CmsError(CmsProblem.SIGNER, "the signer's certificate is not in the message")
-
-
 def names_certificate(identifier: Element, certificate: CertificateView) -> bool:
     """Whether a SignerIdentifier or RecipientIdentifier (RFC 5652 §5.3, §6.2.1) means this certificate."""
     if identifier.tag == CONTEXT_0_PRIMITIVE:
         return identifier.content == certificate.key_identifier
+    return _issuer_and_serial(identifier) == (certificate.issuer, certificate.serial)
+
+
+def _issuer_and_serial(identifier: Element) -> tuple[bytes, int]:
     inside = Fields(identifier.content, "IssuerAndSerialNumber")
     issuer = inside.take(SEQUENCE).raw
     serial = read_integer(inside.take(INTEGER).content)
     inside.end()
-    return issuer == certificate.issuer and serial == certificate.serial
+    return issuer, serial
 
 
 def verify(signed: Signed) -> rsa.RSAPublicKey:
-    """Check that the signer signed this content and these attributes (RFC 5652 §5.4, §5.6); gives the signer's key.
+    """Check that the signer, who has to have an RSA key, signed this content and these attributes; gives the key.
 
     Whether the digest is good enough is the caller's decision, before or after.
     Raises CmsError: ALGORITHM, KEY, ATTRIBUTE, DIGEST, SIGNATURE.
     """
-    digest = signed.digest
-    scheme = _scheme(signed.signature_algorithm, digest)
+    rsa_scheme(signed.info.signature_algorithm, signed.digest)
     key = signed.signer.rsa_key()
-    if _attribute(signed, CONTENT_TYPE, OBJECT_IDENTIFIER, "contentType").raw != signed.content_type:
-        raise CmsError(CmsProblem.ATTRIBUTE, "the contentType attribute does not fit the content")
-    if _attribute(signed, MESSAGE_DIGEST, OCTET_STRING, "messageDigest").content != digest.of(signed.content):
-        raise CmsError(CmsProblem.DIGEST, "the message digest does not fit the content: the message was changed on its way")
-    sent = signed.signed_attributes[1:]  # under the tag of SET OF (§5.4), as sent, or else in DER order
-    in_order = set_of(element.raw for element in elements(only(signed.signed_attributes, CONTEXT_0, "signedAttrs").content))
+    _verify(signed.info, signed.content_type, signed.content, key)
+    return key
+
+
+def verify_message(message: SignedMessage, key: SignerKey) -> None:
+    """Check that whoever has `key` signed this content and these attributes (RFC 5652 §5.4, §5.6).
+
+    Whether the digest is good enough, and whose the key is, are the caller's to decide.
+    Raises CmsError: SIGNER (nobody signed), ALGORITHM, ATTRIBUTE, DIGEST, SIGNATURE.
+    """
+    if message.signer_info is None:
+        raise CmsError(CmsProblem.SIGNER, "the message has 0 signers; it must have one")
+    _verify(message.signer_info, message.content_type, message.content, key)
+
+
+def check_digest(message: SignedMessage) -> None:
+    """For what `proves_nothing`: the content is at least the one that was sent. Raises CmsError: SIGNER, ALGORITHM, ATTRIBUTE, DIGEST.
+
+    The value in the signature's place SHOULD be ignored (RFC 5272 Appendix C.1), and is.
+    """
+    if message.signer_info is None:
+        raise CmsError(CmsProblem.SIGNER, "the message has 0 signers; it must have one")
+    _check_digest(message.signer_info, message.content_type, message.content)
+
+
+def _verify(info: SignerInfo, content_type: bytes, content: bytes, key: SignerKey) -> None:
+    digest = info.digest
+    check = verifier(key, info.signature_algorithm, digest)
+    _check_digest(info, content_type, content)
+    sent = info.signed_attributes[1:]  # under the tag of SET OF (§5.4), as sent, or else in DER order
+    in_order = set_of(element.raw for element in elements(only(info.signed_attributes, CONTEXT_0, "signedAttrs").content))
     for candidate in dict.fromkeys((bytes((SET,)) + sent, in_order)):
         try:
-            key.verify(signed.signature, candidate, scheme, digest.algorithm)
+            check(info.signature, candidate)
         except InvalidSignature:
             continue
         except (ValueError, UnsupportedAlgorithm) as error:
             raise CmsError(CmsProblem.SIGNATURE, "the message's signature cannot be verified with its signer's key") from error
-        return key
+        return
     raise CmsError(CmsProblem.SIGNATURE, "the message's signature is not by the key of its signer's certificate")
 
 
-def _attribute(signed: Signed, identifier: bytes, tag: int, name: str) -> Element:
-    value = signed.attributes.get(identifier)
+def _check_digest(info: SignerInfo, content_type: bytes, content: bytes) -> None:
+    if _attribute(info, CONTENT_TYPE, OBJECT_IDENTIFIER, "contentType").raw != content_type:
+        raise CmsError(CmsProblem.ATTRIBUTE, "the contentType attribute does not fit the content")
+    if _attribute(info, MESSAGE_DIGEST, OCTET_STRING, "messageDigest").content != info.digest.of(content):
+        raise CmsError(CmsProblem.DIGEST, "the message digest does not fit the content: the message was changed on its way")
+
+
+def _attribute(info: SignerInfo, identifier: bytes, tag: int, name: str) -> Element:
+    value = info.attributes.get(identifier)
     if value is None or value.tag != tag:
         raise CmsError(CmsProblem.ATTRIBUTE, f"the signed attribute {name} is missing or of another type")
     return value
-
-
-def _scheme(algorithm: Algorithm, digest: Digest) -> padding.AsymmetricPadding:
-    if algorithm.oid == RSA_ENCRYPTION or RSA_SIGNATURES.get(algorithm.oid) is digest:
-        return padding.PKCS1v15()
-    if algorithm.oid == RSASSA_PSS:
-        return _pss(algorithm, digest)
-    raise CmsError(
-        CmsProblem.ALGORITHM,
-        f"signature algorithm {algorithm.dotted} is not supported with a {digest.value} digest; use RSA with SHA-256",
-    )
-
-
-def _pss(algorithm: Algorithm, digest: Digest) -> padding.PSS:
-    """RSASSA-PSS-params (RFC 4055 §3.1), all fields optional. Both digests must be the message's."""
-    inside = Fields(only(algorithm.parameters, SEQUENCE, "RSASSA-PSS-params").content, "RSASSA-PSS-params")
-    hashing, mask, salt = inside.maybe(CONTEXT_0), inside.maybe(CONTEXT_1), inside.maybe(CONTEXT_2)
-    sha1 = Algorithm(DIGEST_OIDS[Digest.SHA1], b"")
-    hash_algorithm = sha1 if hashing is None else read_algorithm(only(hashing.content, SEQUENCE, "hashAlgorithm"))
-    mask_digest = sha1
-    if mask is not None:
-        generator = read_algorithm(only(mask.content, SEQUENCE, "maskGenAlgorithm"))
-        if generator.oid != MGF1:
-            raise CmsError(CmsProblem.ALGORITHM, f"mask generation function {generator.dotted} is not supported; use MGF1")
-        mask_digest = read_algorithm(only(generator.parameters, SEQUENCE, "maskGenAlgorithm"))
-    if {hash_algorithm.oid, mask_digest.oid} != {DIGEST_OIDS[digest]}:
-        raise CmsError(CmsProblem.ALGORITHM, "RSASSA-PSS must use the message's digest for both hash and mask")
-    length = _PSS_DEFAULT_SALT if salt is None else read_integer(only(salt.content, INTEGER, "saltLength").content)
-    if not 0 <= length <= MAX_RSA_BITS // 8:  # OpenSSL fills the whole modulus with it
-        raise CmsError(CmsProblem.ALGORITHM, "the RSASSA-PSS salt is longer than a key")
-    return padding.PSS(padding.MGF1(digest.algorithm), length)
 
 
 async def sign(
@@ -248,15 +308,18 @@ async def sign(
     certificate: CertificateView,
     digest: Digest,
     signature: Callable[[bytes, Digest], Awaitable[bytes]],
+    content_type: bytes = DATA,
+    others: Sequence[bytes] = (),
+    crls: Sequence[bytes] = (),
 ) -> bytes:
-    """SignedData of pkcs7-data, DER. `signature` is RSASSA-PKCS1-v1_5 over the octets given to it.
+    """SignedData, DER. `signature` is RSASSA-PKCS1-v1_5 over the octets given to it.
 
-    contentType and messageDigest are added to `attributes`; the certificate is the only one in the bag.
+    contentType and messageDigest are added to `attributes`; the bag has the signer's certificate and `others` (DER), sorted.
     """
     signed_attributes = set_of(
         sequence(attribute.oid, tlv(SET, attribute.value))
         for attribute in (
-            Attribute(CONTENT_TYPE, DATA),
+            Attribute(CONTENT_TYPE, content_type),
             Attribute(MESSAGE_DIGEST, octet_string(digest.of(content))),
             *attributes,
         )
@@ -271,19 +334,32 @@ async def sign(
         sequence(RSA_ENCRYPTION, null()),  # understood by all; RFC 3370 §3.2
         octet_string(value),
     )
-    signed_data = sequence(
-        integer(1),
+    return _signed_data(
+        integer(1 if content_type == DATA else 3),  # RFC 5652 §5.1
         tlv(SET, digest_algorithm),
-        sequence(DATA, tlv(CONTEXT_0, octet_string(content))),
-        tlv(CONTEXT_0, certificate.der),
+        sequence(content_type, tlv(CONTEXT_0, octet_string(content))),
+        _bag(CONTEXT_0, [certificate.der, *others]),
+        _bag(CONTEXT_1, crls),
         tlv(SET, signer_info),
     )
-    return sequence(SIGNED_DATA, tlv(CONTEXT_0, signed_data))
 
 
-def certificates_only(certificates: Sequence[bytes]) -> bytes:
-    """Degenerate SignedData (RFC 5652 §5.1; "certs-only"), DER. The set is sorted, whatever order they came in.
+def certificates_only(certificates: Sequence[bytes], crls: Sequence[bytes] = ()) -> bytes:
+    """Degenerate SignedData (RFC 5652 §5.1; "certs-only"), DER. The sets are sorted, whatever order they came in."""
+    return _signed_data(
+        integer(1),
+        tlv(SET),
+        sequence(DATA),
+        _bag(CONTEXT_0, certificates),
+        _bag(CONTEXT_1, crls),
+        tlv(SET),
+    )
 
-    Raises ValueError for what is not a certificate: those given are our own.
-    """
-    return pkcs7.serialize_certificates([x509.load_der_x509_certificate(der) for der in certificates], Encoding.DER)
+
+def _signed_data(*parts: bytes) -> bytes:
+    return sequence(SIGNED_DATA, tlv(CONTEXT_0, sequence(*parts)))
+
+
+def _bag(tag: int, members: Sequence[bytes]) -> bytes:
+    """OPTIONAL: none at all where there is nothing in it."""
+    return set_of(set(members), tag=tag) if members else b""

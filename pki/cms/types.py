@@ -34,6 +34,10 @@ MESSAGE_DIGEST = oid("1.2.840.113549.1.9.4")
 RSA_ENCRYPTION = oid("1.2.840.113549.1.1.1")
 MGF1 = oid("1.2.840.113549.1.1.8")
 RSASSA_PSS = oid("1.2.840.113549.1.1.10")
+AUTHENTICATED_DATA = oid("1.2.840.113549.1.9.16.1.2")
+NO_SIGNATURE = oid("1.3.6.1.5.5.7.6.2")  # RFC 5272 Appendix C.1
+PKI_DATA = oid("1.3.6.1.5.5.7.12.2")
+PKI_RESPONSE = oid("1.3.6.1.5.5.7.12.3")
 _SUBJECT_KEY_IDENTIFIER = oid("2.5.29.14")
 
 # Checked before any arithmetic. 1024 lets policy say why it refuses a small key; above 8192 a verification costs milliseconds.
@@ -211,6 +215,11 @@ def rsa_key(spki: bytes) -> rsa.RSAPublicKey:
         raise CmsError(
             CmsProblem.KEY, f"the certificate's key must be RSA, because the answer is encrypted to it; it is {kind}"
         )
+    return checked_rsa_key(key)
+
+
+def checked_rsa_key(key: rsa.RSAPublicKey) -> rsa.RSAPublicKey:
+    """Raises CmsError(KEY) for one of a size that we do not do."""
     if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
         raise CmsError(
             CmsProblem.KEY, f"the RSA key has {key.key_size} bits; use {MIN_RSA_BITS} to {MAX_RSA_BITS}, best 2048 or 3072"

@@ -389,9 +389,9 @@ async def test_a_request_signed_weakly_is_bad_alg_and_named(
 
 async def test_an_unknown_digest_is_bad_alg_answered_with_sha256(site: Site) -> None:
     signed = message.parse(pkcs_req(site.ca).encode())
-    strange = dataclasses.replace(
-        signed.signed, digest_algorithm=dataclasses.replace(signed.signed.digest_algorithm, oid=other.oid("1.2.3.4"))
-    )
+    info = signed.signed.info
+    algorithm = dataclasses.replace(info.digest_algorithm, oid=other.oid("1.2.3.4"))
+    strange = dataclasses.replace(signed.signed, info=dataclasses.replace(info, digest_algorithm=algorithm))
     authority = site.authority(site.ca.endpoint())
     answer = parse_answer(await authority.answer(dataclasses.replace(signed, signed=strange), source_address=ADDRESS))
     refused(answer, BAD_ALG)
