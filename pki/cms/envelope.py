@@ -170,20 +170,38 @@ def _block_cipher(cipher: Cipher, key: bytes, iv: bytes) -> BlockCipher[modes.CB
 def encrypt(content: bytes, recipient: CertificateView, *, cipher: Cipher, random_bytes: Callable[[int], bytes]) -> bytes:
     """EnvelopedData of pkcs7-data to one RSA recipient, named by issuer and serial; DER. Raises CmsError(KEY)."""
     public_key = recipient.rsa_key()
+
+    def recipient_info(key: bytes) -> bytes:
+        return sequence(
+            integer(0),
+            recipient.issuer_and_serial,
+            sequence(RSA_ENCRYPTION, null()),
+            octet_string(public_key.encrypt(key, padding.PKCS1v15())),
+        )
+
+    return enveloped(content, DATA, recipient_info, version=0, cipher=cipher, random_bytes=random_bytes)
+
+
+def enveloped(
+    content: bytes,
+    content_type: bytes,
+    recipient_info: Callable[[bytes], bytes],
+    *,
+    version: int,
+    cipher: Cipher,
+    random_bytes: Callable[[int], bytes],
+) -> bytes:
+    """EnvelopedData, DER. `recipient_info(key)` is the one RecipientInfo, with the content-encryption key encrypted in it; `version`
+    depends on its kind (RFC 5652 §6.1). `content_type` is an OBJECT IDENTIFIER element.
+    """
     key, iv = random_bytes(cipher.key_length), random_bytes(cipher.block_length)
     count = cipher.block_length - len(content) % cipher.block_length
     context = _block_cipher(cipher, key, iv).encryptor()
     ciphertext = context.update(content + bytes((count,)) * count) + context.finalize()
-    recipient_info = sequence(
-        integer(0),
-        recipient.issuer_and_serial,
-        sequence(RSA_ENCRYPTION, null()),
-        octet_string(public_key.encrypt(key, padding.PKCS1v15())),
-    )
     encrypted = sequence(
-        DATA,
+        content_type,
         sequence(CIPHER_OIDS[cipher], octet_string(iv)),
         tlv(CONTEXT_0_PRIMITIVE, ciphertext),
     )
-    enveloped_data = sequence(integer(0), tlv(SET, recipient_info), encrypted)
+    enveloped_data = sequence(integer(version), tlv(SET, recipient_info(key)), encrypted)
     return sequence(ENVELOPED_DATA, tlv(CONTEXT_0, enveloped_data))
