@@ -28,9 +28,9 @@ from certwright.config_issuers import Issuer, IssuerReader, RegistrationAuthorit
 from certwright.config_profiles import build_profile
 from certwright.config_validation import Files, Validation, validation_settings
 from certwright.yaml_positions import ConfigError, Document, Place, Problem, read_document
+from issuance.approvals import Terms
 from pki.sealing import parse_keys
 from policy.names import parse_pattern
-from issuance.approvals import Terms
 from policy.profiles import Profile, Profiles, canonical_profile_name
 from policy.rules import Policy
 from signer.api import KeyConfig
@@ -89,10 +89,10 @@ class Config:
     est: Mapping[str, EstSettings]
     scep: Mapping[str, ScepSettings]
     validation: Validation
+    approvals: Terms
     retention: Kept
     chaos: Chaos | None
 
-    approvals: Terms
     @property
     def database_is_embedded(self) -> bool:
         return self.database.startswith("sqlite:")
@@ -190,11 +190,11 @@ class _Builder:
             est={name: self._est(name, given, profiles) for name, given in root.endpoints.est.items()},
             scep={name: self._scep(name, given, profiles) for name, given in root.endpoints.scep.items()},
             validation=self._validation(profiles),
+            approvals=Terms(root.approvals.expire_after, root.approvals.pending_per_requester),
             retention=retention_settings(root.retention, partial(self._note_below, ("retention",))),
             chaos=self._chaos(),
         )
 
-            approvals=Terms(root.approvals.expire_after, root.approvals.pending_per_requester),
     # ---- profiles, policies, endpoints
 
     def _profiles(self) -> list[Profile]:

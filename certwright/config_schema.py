@@ -408,8 +408,8 @@ class Root(Closed):
     policies: dict[str, Policy] = {}
     endpoints: Endpoints = Endpoints()
     validation: Validation = Validation()
-    retention: Retention = Retention()
     approvals: Approvals = Approvals()
+    retention: Retention = Retention()
     chaos: Chaos | None = None
 
 
