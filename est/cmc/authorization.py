@@ -1,0 +1,208 @@
+"""Who asks by CMC, and what they may do: a message carries its own authentication, whatever HTTP says (RFC 7030 §4.3.1).
+
+Law of this file: there is one way for each message, chosen by what it is signed with, and none falls back to another:
+  a certificate                the holder of one of this label's (renews itself), a manufacturer's device, an agent (RA)
+  the key of its own request   identityProofV2 if it is there, else HTTP or TLS as in simpleenroll
+  nothing (noSignature)        identityProofV2
+Only `authorize` makes an Authority, and nothing is done without one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from est.authentication import Authenticator
+from est.caller import Caller
+from est.certificates import CertificateChecks
+from est.cmc.failinfo import from_cms, from_rejection
+from est.cmc.messages import CmcRefusal, FailInfo
+from est.cmc.requests import Read
+from est.connection import Connection
+from est.endpoint import Authentication
+from est.exchange import Exchange
+from issuance.request import CertificateRole, SharedSecret
+from issuance.sealed import SealedCredential
+from pki import der
+from pki.cms.errors import CmsError
+from pki.cms.signatures import signer_key
+from pki.cms.signed import SignedMessage, check_digest, verify_message
+from pki.cms.types import CertificateView, Digest
+from pki.reasons import Reason, Rejection
+from policy.principal import Principal, PrincipalKind
+
+_WEAK = frozenset({Digest.MD5, Digest.SHA1})
+_SUBJECT_KEY_IDENTIFIER = "2.5.29.14"
+_NO_SECRET = b"there is no such secret"  # a MAC is computed for strangers, too
+
+
+class Standing(enum.Enum):
+    """By which of the ways they came. Closed."""
+
+    AGENT = "agent"  # a registration authority: speaks for others
+    PREVIOUS = "previous"  # holds a certificate of this label: renews it
+    DEVICE = "device"  # a manufacturer's certificate
+    SECRET = "secret"  # noqa: S105  # a way, not a secret: identityProofV2
+    TRANSPORT = "transport"  # as in simpleenroll
+
+
+_STANDINGS: Mapping[CertificateRole, Standing] = MappingProxyType(
+    {
+        CertificateRole.AGENT: Standing.AGENT,
+        CertificateRole.PREVIOUS: Standing.PREVIOUS,
+        CertificateRole.DEVICE: Standing.DEVICE,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """`secret` is the one that identityProofV2 was made with: the requests have to be linked to it, too (§6.3)."""
+
+    caller: Caller
+    standing: Standing
+    secret: bytes = field(default=b"", repr=False)
+
+    @property
+    def is_agent(self) -> bool:
+        held = self.caller.held
+        return held is not None and held.role is CertificateRole.AGENT
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Whose key has signed a message. `certificate` is what the key was named by, if by one; its `spki` is in one spelling."""
+
+    spki: bytes = field(repr=False)
+    certificate: CertificateView | None = None
+
+    @property
+    def is_certified(self) -> bool:
+        """By anybody else: a certificate that a client has made for its own key says nothing."""
+        return self.certificate is not None and self.certificate.issuer != self.certificate.subject
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityProof:
+    """The controls identification and identityProofV2 (§6.2); `is_by` says whether the proof was made with a secret."""
+
+    identification: str
+    is_by: Callable[[bytes], bool] = field(repr=False)
+
+
+class SharedSecrets(Protocol):
+    """What CMC needs of `issuance.sealed.SealedSecrets`."""
+
+    async def cmc_secret(self, *, endpoint: str, identification: str) -> SealedCredential | None: ...
+
+
+def find_signer(message: SignedMessage, requests: Sequence[Read]) -> Signer | None:
+    """Who signed it, verified; None where nobody did. Raises CmcRefusal."""
+    info = message.signer_info
+    if info is None:
+        return None
+    try:
+        if info.digest in _WEAK:
+            raise CmcRefusal(FailInfo.BAD_ALG, f"the message uses {info.digest.value}, which is not accepted here; use SHA-256")
+        if info.proves_nothing:
+            check_digest(message)
+            return None
+        certificate = message.signer_certificate()
+        key = signer_key(certificate.spki if certificate is not None else _requested_key(info.key_identifier, requests))
+        verify_message(message, key)
+    except CmsError as error:
+        raise from_cms(error) or CmcRefusal(FailInfo.BAD_MESSAGE_CHECK, error.detail) from error
+    return Signer(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), certificate)
+
+
+def _requested_key(identifier: bytes | None, requests: Sequence[Read]) -> bytes:
+    """§3.2: the signer is named by the subject key identifier that one of the requests asks for."""
+    for one in requests:
+        wanted = one.csr.extensions.get(_SUBJECT_KEY_IDENTIFIER)
+        if wanted is not None and wanted == der.encode(der.OCTET_STRING, identifier or b""):
+            return one.csr.spki
+    raise CmcRefusal(
+        FailInfo.BAD_MESSAGE_CHECK,
+        "the signer's certificate is not in the message, and no certification request asks for the signer's key identifier",
+    )
+
+
+class Authorizer:
+    def __init__(self, *, authenticator: Authenticator, certificates: CertificateChecks, secrets: SharedSecrets) -> None:
+        self._authenticator = authenticator
+        self._certificates = certificates
+        self._secrets = secrets
+
+    async def authorize(
+        self,
+        exchange: Exchange,
+        message: SignedMessage,
+        signer: Signer | None,
+        requests: Sequence[Read],
+        proof: IdentityProof | None,
+    ) -> Authority:
+        """Raises CmcRefusal; Rejection(UNAUTHENTICATED) where HTTP has to ask for credentials; Unavailable."""
+        if signer is not None and signer.is_certified:
+            if proof is not None:
+                text = "identityProofV2 stands in for a certificate; leave it out of a message that is signed with one"
+                raise CmcRefusal(FailInfo.BAD_REQUEST, text)
+            return await self._holder(exchange, message, signer)
+        _check_own_key(signer, requests)
+        if proof is not None:
+            return await self._knows_secret(exchange, proof)
+        if signer is None:
+            raise CmcRefusal(FailInfo.BAD_MESSAGE_CHECK, "the message is not signed, and nothing in it says who sent it")
+        return await self._by_transport(exchange)
+
+    async def _holder(self, exchange: Exchange, message: SignedMessage, signer: Signer) -> Authority:
+        """Their certificate is judged as one that came by TLS is: the signature shows that they have its key."""
+        assert signer.certificate is not None
+        endpoint, leaf = exchange.endpoint, signer.certificate.der
+        try:
+            caller = await self._certificates.holder(
+                endpoint,
+                Connection(chain=(leaf, *(one for one in message.certificates if one != leaf))),
+                source_address=exchange.source_address,
+                grace=endpoint.client_certificates.grace,
+            )
+        except Rejection as rejection:
+            raise from_rejection(rejection) from rejection
+        assert caller.held is not None
+        standing = _STANDINGS[caller.held.role]
+        if standing is not Standing.AGENT and Authentication.CERTIFICATE not in endpoint.authenticate:
+            text = "this endpoint takes no certificates of clients; only a registration authority may sign with one"
+            raise CmcRefusal(FailInfo.BAD_IDENTITY, text)
+        return Authority(caller, standing)
+
+    async def _knows_secret(self, exchange: Exchange, proof: IdentityProof) -> Authority:
+        """§6.2: an identification that nobody has and a proof that is wrong look alike."""
+        found = await self._secrets.cmc_secret(endpoint=exchange.endpoint.label, identification=proof.identification)
+        right = proof.is_by(_NO_SECRET if found is None else found.secret)
+        if found is None or not right:
+            text = "identification and identityProofV2 are not valid at this endpoint; ask an operator for a shared secret"
+            raise CmcRefusal(FailInfo.BAD_IDENTITY, text)
+        principal = Principal(PrincipalKind.CMC_CLIENT, found.id, found.roles, source_address=exchange.source_address)
+        return Authority(Caller(principal, SharedSecret(found.id), found.profile), Standing.SECRET, found.secret)
+
+    async def _by_transport(self, exchange: Exchange) -> Authority:
+        try:
+            caller = await self._authenticator.caller(exchange)
+        except Rejection as rejection:
+            if rejection.reason is Reason.UNAUTHENTICATED:
+                raise  # HTTP asks for credentials, as for every other operation
+            raise from_rejection(rejection) from rejection
+        return Authority(caller, Standing.TRANSPORT)
+
+
+def _check_own_key(signer: Signer | None, requests: Sequence[Read]) -> None:
+    """A signature by a key that nobody vouches for has to be by the key of a request, else it would prove nothing at all."""
+    if signer is not None and requests and signer.spki not in {one.csr.spki for one in requests}:
+        raise CmcRefusal(
+            FailInfo.BAD_IDENTITY,
+            "the signer is nobody that is known here, nor has it the key of one of the certification requests",
+        )
