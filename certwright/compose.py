@@ -42,9 +42,11 @@ from est.http import routes as est_routes
 from issuance.approvals import AT_ONCE, Approvals
 from issuance.caa import CaaChecker
 from issuance.credentials import Credentials
+from issuance.lockout import Lockouts
 from issuance.pipeline import Pipeline, Rules
 from issuance.request import Settler
 from issuance.revocation import CrlPublisher, CrlSchedule, job_key
+from issuance.sealed import SealedSecrets
 from issuance.service import Issuance, Observer
 from issuance.sweeper import Sweeper
 from pki.clock import Clock, Micros, after
@@ -111,7 +113,10 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         gate=LintGate(linter=linter),
         caa=caa_checker(config, clock, perspectives),
     )
-    credentials = Credentials(database=database, clock=clock)
+    sealer = Sealer(config.sealing_keys) if config.sealing_keys else None
+    sealed = SealedSecrets(database=database, clock=clock, sealer=sealer)
+    lockouts = Lockouts(database=database, clock=clock)
+    credentials = Credentials(database=database, clock=clock, lockouts=lockouts)
     publisher = CrlPublisher(
         issuers=issuers,
         schedules={name: CrlSchedule(one.crl_refresh, one.crl_lifetime) for name, one in config.issuers.items()},
@@ -134,7 +139,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         policy=OrderRules(config.policies, issuers=issuers, clock=clock),
         methods=challenge_methods(config, clock, metrics, log, perspectives=perspectives),
         enqueue_validation=functools.partial(validation_job, jobs, clock),
-        sealer=Sealer(config.sealing_keys) if config.sealing_keys else None,
+        sealer=sealer,
         log=log,
         retries=Retries(config.validation.attempts, config.validation.retry_delay),
         claims=None if config.database_is_embedded else Claims(database=database, clock=clock, holder=new_id()),
@@ -142,7 +147,16 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
     )
     closing.push_async_callback(acme.close)
     internals = tls_internals(log)
-    est = est_server(config, issuance=issuance, credentials=credentials, internals=internals)
+    est = est_server(
+        config,
+        issuance=issuance,
+        database=database,
+        clock=clock,
+        credentials=credentials,
+        lockouts=lockouts,
+        sealed=sealed,
+        internals=internals,
+    )
     scep = ScepServer(
         endpoints={name: scep_endpoint(config, settings) for name, settings in config.scep.items()},
         issuance=issuance,

@@ -11,6 +11,7 @@ from est.authentication import Authenticator
 from est.certificates import CertificateChecks
 from est.cmc.service import FullCmc
 from est.connection import Connections
+from est.digest import Nonces
 from est.endpoint import (
     Agents,
     Authentication,
@@ -23,16 +24,35 @@ from est.endpoint import (
 )
 from est.enroll import Enroller
 from est.http import EstServer
-from est.secrets import SecretChecks
+from est.secrets import DigestLogin, SecretChecks
 from est.serverkeygen import KeyGeneration
 from issuance.credentials import Credentials
+from issuance.digests import Digests
+from issuance.lockout import Lockouts
+from issuance.sealed import SealedSecrets
 from issuance.service import Issuance
+from pki.clock import Clock
+from storage.database import Database
 
 
-def est_server(config: Config, *, issuance: Issuance, credentials: Credentials, internals: TlsInternals | None) -> EstServer:
+def est_server(
+    config: Config,
+    *,
+    issuance: Issuance,
+    database: Database,
+    clock: Clock,
+    credentials: Credentials,
+    lockouts: Lockouts,
+    sealed: SealedSecrets,
+    internals: TlsInternals | None,
+) -> EstServer:
     endpoints: Mapping[str, EstEndpoint] = {name: est_endpoint(config, settings) for name, settings in config.est.items()}
-    authenticator = Authenticator(secrets=SecretChecks(credentials), certificates=CertificateChecks())
-    enroller = Enroller(issuance=issuance, authenticator=authenticator)
+    digests = Digests(database=database, clock=clock, sealed=sealed, lockouts=lockouts)
+    digest = DigestLogin(digests, Nonces(config.sealing_keys), clock) if config.sealing_keys else None
+    secrets = SecretChecks(credentials, digest=digest)
+    certificates = CertificateChecks(register=issuance, endpoints=endpoints.values(), clock=clock)
+    authenticator = Authenticator(secrets=secrets, certificates=certificates)
+    enroller = Enroller(issuance=issuance, authenticator=authenticator, profiles=config.profiles)
     return EstServer(
         endpoints=endpoints,
         profiles=config.profiles,
@@ -40,6 +60,7 @@ def est_server(config: Config, *, issuance: Issuance, credentials: Credentials, 
         key_generation=KeyGeneration(),
         full_cmc=FullCmc(),
         connections=Connections(internals),
+        secrets=secrets,
     )
 
 

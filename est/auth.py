@@ -1,13 +1,16 @@
-"""HTTP Basic (RFC 7617), as EST uses it over TLS (RFC 7030 §3.2.3). Pure."""
+"""HTTP Basic (RFC 7617) and bearer tokens (RFC 6750), as EST uses them over TLS (RFC 7030 §3.2.3). Pure."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pki.reasons import Reason, Rejection
+
+_BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,27 +19,48 @@ class BasicCredentials:
     password: str = field(repr=False)
 
 
-def parse_basic(headers: Sequence[str]) -> BasicCredentials:
-    """The Authorization headers of a request to user name and password, UTF-8 (§2.1; we announce no other charset).
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """An Authorization header: the scheme in lower case, and what follows it."""
+
+    scheme: str
+    rest: str = field(repr=False)
+
+
+def parse_authorization(headers: Sequence[str]) -> Authorization:
+    """Raises Rejection(UNAUTHENTICATED) unless there is exactly one: of two, others would believe the other one."""
+    if len(headers) != 1:
+        raise _refusal()
+    scheme, _, rest = headers[0].strip(" \t").partition(" ")
+    return Authorization(scheme.lower(), rest.strip(" \t"))
+
+
+def parse_basic(token: str) -> BasicCredentials:
+    """What follows the scheme to user name and password, UTF-8 (RFC 7617 §2.1; we announce no other charset).
 
     Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong.
     """
     try:
-        [header] = headers
-        scheme, _, token = header.strip().partition(" ")
-        text = base64.b64decode(token.strip().encode("ascii"), validate=True).decode("utf-8")
-    except (ValueError, binascii.Error):  # none or two headers, not ASCII, not base64, not UTF-8
+        text = base64.b64decode(token.encode("ascii"), validate=True).decode("utf-8")
+    except (ValueError, binascii.Error):  # not ASCII, not base64, not UTF-8
         raise _refusal() from None
     user, colon, password = text.partition(":")  # a user name holds no colon, a password may (§2)
-    if scheme.lower() != "basic" or not colon or not text.isprintable():
+    if not colon or not text.isprintable():
         raise _refusal()
     return BasicCredentials(user, password)
 
 
-def challenge(realm: str) -> str:
-    """The WWW-Authenticate value; quoted, since some clients fail on a bare token."""
-    return f'Basic realm="{realm}"'
+def parse_bearer(token: str) -> str:
+    """A b64token (RFC 6750 §2.1). Raises Rejection(UNAUTHENTICATED)."""
+    if not _BEARER.fullmatch(token):
+        raise _refusal()
+    return token
+
+
+def challenge(scheme: str, realm: str) -> str:
+    """The WWW-Authenticate value of Basic or Bearer; quoted, since some clients fail on a bare token."""
+    return f'{scheme} realm="{realm}"'
 
 
 def _refusal() -> Rejection:
-    return Rejection(Reason.UNAUTHENTICATED, "send user name and password by HTTP Basic (RFC 7617)")
+    return Rejection(Reason.UNAUTHENTICATED, "send one Authorization header, as its scheme has it (RFC 7617, RFC 6750)")

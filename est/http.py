@@ -6,7 +6,7 @@ Law of this file: nothing is read from a client before TLS is certain, and no bo
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -18,10 +18,10 @@ from est.endpoint import DEFAULT, EstEndpoint
 from est.enroll import Enroller
 from est.errors import STATUS, HttpRefusal, explanation, retry_after
 from est.exchange import Exchange
-from est.secrets import challenges
+from est.secrets import SecretChecks
 from est.serverkeygen import KeyGeneration
 from est.wire import certs_only
-from pki.reasons import Rejection
+from pki.reasons import Reason, Rejection
 from policy.profiles import Profiles
 
 _LOG = logging.getLogger(__name__)
@@ -49,7 +49,9 @@ class EstServer:
         key_generation: KeyGeneration,
         full_cmc: FullCmc,
         connections: Connections,
+        secrets: SecretChecks,
     ) -> None:
+        self._secrets = secrets
         self._connections = connections
         self._endpoints = dict(endpoints)
         self._ca_certificates = {label: certs_only(endpoint.ca_certificates) for label, endpoint in endpoints.items()}
@@ -76,7 +78,8 @@ class EstServer:
             return web.Response(status=refusal.status, text=refusal.text, headers=headers)
         except Rejection as rejection:
             _log_refusal(request, explanation(rejection))
-            return _refused(rejection, endpoint)
+            unknown = rejection.reason is Reason.UNAUTHENTICATED and endpoint is not None
+            return _refused(rejection, self._secrets.challenges(endpoint, rejection) if unknown else ())
 
     async def _answer(self, request: web.Request, endpoint: EstEndpoint | None) -> web.Response:
         operation = request.match_info["operation"]
@@ -116,13 +119,13 @@ def _log_refusal(request: web.Request, why: str) -> None:
     _LOG.info("request %s refused: %s", request.get("request_id", ""), why.strip())
 
 
-def _refused(rejection: Rejection, endpoint: EstEndpoint | None) -> web.Response:
+def _refused(rejection: Rejection, challenges: Sequence[str]) -> web.Response:
     status = STATUS[rejection.reason]
     headers: CIMultiDict[str] = CIMultiDict()
     if (seconds := retry_after(rejection)) is not None:
         headers["Retry-After"] = str(seconds)
-    if status == 401 and endpoint is not None:
-        for challenge in challenges(endpoint):
+    if status == 401:
+        for challenge in challenges:
             headers.add("WWW-Authenticate", challenge)
         return web.Response(status=401, headers=headers)
     return web.Response(status=status, text=explanation(rejection), headers=headers)

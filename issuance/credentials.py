@@ -4,8 +4,8 @@ Law of this file: how long a check takes depends on what was presented, never on
 ours (256 random bits) is compared by SHA-256; anything else runs scrypt once, for a stranger too. Every check reads the row,
 so a disabled, expired or changed credential ends at once, on every node; the cache only spares a repeated scrypt.
 
-There is no lock-out and no back-off here: what slows guessing is scrypt's price and the few that run at a time. Only so
-many wait for their turn; more than those are told to come again.
+Guessing at EST is counted and locked out (issuance/lockout.py). What else slows it is scrypt's price and the few that run at a
+time; only so many wait for their turn, and more than those are told to come again.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from issuance.lockout import LOCKS, NO_LIMITS, UNGUARDED, Attempt, FailureLimits, Lockouts
 from issuance.names import CREDENTIAL_NAME, ENDPOINT, check_endpoint, prepared
+from issuance.sealed import SealedKind, forget_step
 from pki.clock import Clock, Micros
 from pki.reasons import Reason, Rejection, Unavailable
 from storage.database import Conflict, Database, Row, Step
 
-# Disabled, expired and absent are one case, decided by the query.
-CHECK_SQL = """
-SELECT id, kind, endpoint, secret, roles, profile FROM credential
-WHERE kind = $1 AND id = $2 AND endpoint = $3 AND disabled_at IS NULL AND (expires_at IS NULL OR expires_at > $4)
-"""
+# One row always. Disabled, expired and absent are one case, decided by the query: then all but the locks is NULL.
+CHECK_SQL = f"""
+SELECT locks.*, c.id, c.kind, c.endpoint, c.secret, c.roles, c.profile FROM {LOCKS}
+LEFT JOIN credential c ON c.kind = $5 AND c.id = $6 AND c.endpoint = $7 AND c.disabled_at IS NULL
+    AND (c.expires_at IS NULL OR c.expires_at > $8)
+"""  # noqa: S608  # constants only
 INSERT_SQL = """
 INSERT INTO credential (id, kind, endpoint, secret, roles, profile, created_at, expires_at, disabled_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, NULL)
@@ -50,6 +53,7 @@ SELECT id, kind, endpoint, roles, profile, created_at, expires_at, disabled_at F
 """
 
 _API_KEY = re.compile(r"cw_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
+_EST_TOKEN = re.compile(r"cwe_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 _GENERATED = re.compile(r"cws_[A-Za-z0-9_-]{43}")  # made by `generate_secret`
 _PASSWORD = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,1024}")
 
@@ -58,6 +62,7 @@ _SALT = 16  # octets
 _SCRYPT_AT_A_TIME = 2  # 32 MiB at most, and the event loop keeps a core
 _SCRYPT_QUEUE = 100  # 2 seconds' worth
 _CACHED = 1024
+_NO_TOKEN = f"cwe_{'0' * 16}_{'A' * 43}"  # what has not the form of a token stands for: as cheap to check, and nobody's
 _NO_HASH = "sha256:" + "0" * 64
 _NO_SCRYPT = f"scrypt:{_N}:{_R}:{_P}:{'00' * _SALT}:{'00' * 32}"
 
@@ -65,6 +70,7 @@ _NO_SCRYPT = f"scrypt:{_N}:{_R}:{_P}:{'00' * _SALT}:{'00' * 32}"
 class CredentialKind(enum.Enum):
     API_KEY = "api-key"
     EST_USER = "est-user"
+    EST_TOKEN = "est-token"  # noqa: S105  # a kind, not a secret
     SCEP_CHALLENGE = "scep-challenge"
 
 
@@ -93,6 +99,7 @@ class CredentialState:
 _REFUSALS = {
     CredentialKind.API_KEY: "this API key is not valid here: it is unknown, expired or disabled; ask an operator for another",
     CredentialKind.EST_USER: "user name and password are not valid at this EST endpoint; ask an operator to set them",
+    CredentialKind.EST_TOKEN: "this token is not valid at this EST endpoint: it is unknown, expired or disabled; ask an operator",
     CredentialKind.SCEP_CHALLENGE: "the challenge password is not valid at this SCEP endpoint; ask an operator to set it",
 }
 
@@ -140,10 +147,12 @@ class Credentials:
         clock: Clock,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         queue: int = _SCRYPT_QUEUE,
+        lockouts: Lockouts | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
         self._random_bytes = random_bytes
+        self._lockouts = lockouts or Lockouts(database=database, clock=clock)
         self._successes = _Successes(random_bytes(32))
         self._scrypt_slots = asyncio.Semaphore(_SCRYPT_AT_A_TIME)
         self._places = queue
@@ -154,29 +163,55 @@ class Credentials:
         """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong."""
         match = _API_KEY.fullmatch(presented)
         if match is None:
-            raise _refusal(CredentialKind.API_KEY)
+            raise refusal(CredentialKind.API_KEY)
         return await self._check(CredentialKind.API_KEY, endpoint="", id_=match[1], presented=presented)
 
-    async def check_est_user(self, *, endpoint: str, user: str, password: str) -> Credential:
-        """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong, and Unavailable."""
-        name = prepared(user)
-        known_form = CREDENTIAL_NAME.fullmatch(name) is not None and ENDPOINT.fullmatch(endpoint) is not None
-        id_ = f"{endpoint}/{name}" if known_form else None
-        return await self._check(CredentialKind.EST_USER, endpoint=endpoint, id_=id_, presented=prepared(password))
+    async def check_est_user(
+        self, *, endpoint: str, user: str, password: str, address: str = "", limits: FailureLimits = NO_LIMITS
+    ) -> Credential:
+        """Raises Rejection: UNAUTHENTICATED, the same for every way to be wrong, or RATE_LIMITED; and Unavailable."""
+        attempt = Attempt(CredentialKind.EST_USER.value, endpoint, user, address, limits)
+        presented = prepared(password)
+        if _is_generated(presented):  # nobody guesses one of those, so nobody has to wait
+            return await self._guarded(CredentialKind.EST_USER, attempt, est_user_id(endpoint, user), presented)
+        async with self._lockouts.turn(attempt):
+            return await self._guarded(CredentialKind.EST_USER, attempt, est_user_id(endpoint, user), presented)
+
+    async def check_est_token(
+        self, *, endpoint: str, token: str, address: str = "", limits: FailureLimits = NO_LIMITS
+    ) -> Credential:
+        """As `check_est_user`."""
+        match = _EST_TOKEN.fullmatch(token)
+        id_ = "" if match is None else match[1]
+        attempt = Attempt(CredentialKind.EST_TOKEN.value, endpoint, id_, address, limits)
+        return await self._guarded(CredentialKind.EST_TOKEN, attempt, id_, _NO_TOKEN if match is None else token)
 
     async def check_scep_challenge(self, *, endpoint: str, challenge: str) -> Credential:
         """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong, and Unavailable."""
-        id_ = endpoint if ENDPOINT.fullmatch(endpoint) else None
+        id_ = endpoint if ENDPOINT.fullmatch(endpoint) else ""
         return await self._check(CredentialKind.SCEP_CHALLENGE, endpoint=endpoint, id_=id_, presented=prepared(challenge))
 
-    async def _check(self, kind: CredentialKind, *, endpoint: str, id_: str | None, presented: str) -> Credential:
-        row: Row | None = None
-        if id_ is not None:
-            row = await self._database.fetch_one(CHECK_SQL, kind.value, id_, endpoint, self._clock.micros())
-        stored = None if row is None else str(row["secret"])
-        if not await self._matches(stored, presented) or row is None:
-            raise _refusal(kind)
-        return _credential(row)
+    async def _guarded(self, kind: CredentialKind, attempt: Attempt, id_: str, presented: str) -> Credential:
+        try:
+            return await self._check(kind, endpoint=attempt.endpoint, id_=id_, presented=presented, attempt=attempt)
+        except Rejection as rejection:
+            if rejection.reason is Reason.UNAUTHENTICATED:
+                await self._lockouts.failed(attempt)
+            raise
+
+    async def _check(
+        self, kind: CredentialKind, *, endpoint: str, id_: str, presented: str, attempt: Attempt = UNGUARDED
+    ) -> Credential:
+        """An `id_` that is "" is nobody's, at no endpoint."""
+        now = self._clock.micros()
+        row = await self._database.fetch_one(CHECK_SQL, *attempt.locks, kind.value, id_, endpoint if id_ else "", now)
+        if row is None:
+            raise AssertionError("a query that always has one row had none")
+        attempt.check(row, now)
+        stored = None if row["id"] is None else str(row["secret"])
+        if not await self._matches(stored, presented) or stored is None:
+            raise refusal(kind)
+        return credential(row)
 
     async def _matches(self, stored: str | None, presented: str) -> bool:
         if _is_generated(presented):
@@ -205,17 +240,41 @@ class Credentials:
         await self._database.write(Step(INSERT_SQL, row))
         return key
 
-    async def set_est_user(self, *, endpoint: str, user: str, password: str, roles: Collection[str], profile: str) -> None:
+    async def create_est_token(self, *, endpoint: str, roles: Collection[str], profile: str, expires_at: Micros | None) -> str:
+        """The bearer token of one endpoint, for its owner to keep: only its hash stays here. Raises Rejection(MALFORMED)."""
+        check_endpoint(endpoint)
+        token_id = self._random_bytes(8).hex()
+        token = f"cwe_{token_id}_{_token(self._random_bytes)}"
+        row = (token_id, CredentialKind.EST_TOKEN.value, endpoint, _sha256(token), _json(roles), profile)
+        await self._database.write(Step(INSERT_SQL, (*row, self._clock.micros(), expires_at)))
+        return token
+
+    async def set_est_user(
+        self,
+        *,
+        endpoint: str,
+        user: str,
+        password: str,
+        roles: Collection[str],
+        profile: str,
+        digest: Step | None = None,
+    ) -> None:
         """Make a user of one endpoint, or replace password, roles and profile of one; a disabled one is enabled again.
 
-        Raises Rejection(MALFORMED) for a name or password that HTTP Basic cannot carry (RFC 7617 §2).
+        `digest` makes the same password for Digest; without it, what Digest took before ends with the old password. Raises Rejection(MALFORMED) for a name or password that HTTP Basic cannot carry (RFC 7617 §2).
         """
         name = prepared(user)
         if not CREDENTIAL_NAME.fullmatch(name):
             raise Rejection(Reason.MALFORMED, "a user name has 1 to 128 characters, without colons and control characters")
         check_endpoint(endpoint)
         await self._replace(
-            CredentialKind.EST_USER, f"{endpoint}/{name}", endpoint=endpoint, secret=password, roles=roles, profile=profile
+            CredentialKind.EST_USER,
+            f"{endpoint}/{name}",
+            endpoint=endpoint,
+            secret=password,
+            roles=roles,
+            profile=profile,
+            also=(digest or forget_step(SealedKind.EST_DIGEST, endpoint, name),),
         )
 
     async def set_scep_challenge(self, *, endpoint: str, challenge: str, roles: Collection[str], profile: str) -> None:
@@ -226,12 +285,20 @@ class Credentials:
         )
 
     async def _replace(
-        self, kind: CredentialKind, id_: str, *, endpoint: str, secret: str, roles: Collection[str], profile: str
+        self,
+        kind: CredentialKind,
+        id_: str,
+        *,
+        endpoint: str,
+        secret: str,
+        roles: Collection[str],
+        profile: str,
+        also: Sequence[Step] = (),
     ) -> None:
         stored = await self._stored(prepared(secret))
         row = (id_, kind.value, endpoint, stored, _json(roles), profile, self._clock.micros())
         try:
-            await self._database.write(Step(REPLACE_SQL, row))
+            await self._database.write(Step(REPLACE_SQL, row), *also)
         except Conflict as error:
             raise Rejection(Reason.CONFLICT, f"{id_} is the id of another kind of credential; choose another name") from error
 
@@ -255,14 +322,21 @@ class Credentials:
     async def list(self, kind: CredentialKind) -> Sequence[CredentialState]:
         """All of one kind by id, the disabled and expired ones too."""
         rows = await self._database.fetch(LIST_SQL, kind.value)
-        return [CredentialState(_credential(row), row["created_at"], row["expires_at"], row["disabled_at"]) for row in rows]
+        return [CredentialState(credential(row), row["created_at"], row["expires_at"], row["disabled_at"]) for row in rows]
 
 
-def _refusal(kind: CredentialKind) -> Rejection:
+def est_user_id(endpoint: str, user: str) -> str:
+    """Of the row, "" for what no user can be called."""
+    name = prepared(user)
+    known_form = CREDENTIAL_NAME.fullmatch(name) is not None and ENDPOINT.fullmatch(endpoint) is not None
+    return f"{endpoint}/{name}" if known_form else ""
+
+
+def refusal(kind: CredentialKind) -> Rejection:
     return Rejection(Reason.UNAUTHENTICATED, _REFUSALS[kind])
 
 
-def _credential(row: Row) -> Credential:
+def credential(row: Row) -> Credential:
     return Credential(
         id=row["id"],
         kind=CredentialKind(row["kind"]),
@@ -281,7 +355,7 @@ def _octets(presented: str) -> bytes:
 
 
 def _is_generated(presented: str) -> bool:
-    return _API_KEY.fullmatch(presented) is not None or _GENERATED.fullmatch(presented) is not None
+    return any(form.fullmatch(presented) is not None for form in (_API_KEY, _EST_TOKEN, _GENERATED))
 
 
 def _sha256(secret: str) -> str:

@@ -34,6 +34,7 @@ ON CONFLICT (kind, endpoint, name) DO UPDATE SET secret = excluded.secret, roles
 DISABLE_SQL = (
     "UPDATE sealed_secret SET disabled_at = $4 WHERE kind = $1 AND endpoint = $2 AND name = $3 AND disabled_at IS NULL"
 )
+FORGET_SQL = "DELETE FROM sealed_secret WHERE kind = $1 AND endpoint = $2 AND name = $3"
 LIST_SQL = """
 SELECT endpoint, name, roles, profile, created_at, expires_at, disabled_at FROM sealed_secret WHERE kind = $1
 ORDER BY endpoint, name
@@ -117,11 +118,15 @@ class SealedSecrets:
     def opened(self, kind: SealedKind, endpoint: str, name: str, box: bytes) -> bytes:
         """An operator's mistake with the file of keys is an outage: raises Unavailable, which says why in the log."""
         try:
-            return self._sealed().open(box, context=_context(kind, endpoint, name))
+            return self._keys().open(box, context=_context(kind, endpoint, name))
         except SealError as error:
             raise Unavailable(f"sealed secrets: {error}") from error
 
-    def _sealed(self) -> Sealer:
+    def sealed(self, kind: SealedKind, endpoint: str, name: str, secret: bytes) -> bytes:
+        """Raises Unavailable without a sealing key."""
+        return self._keys().seal(secret, context=_context(kind, endpoint, name))
+
+    def _keys(self) -> Sealer:
         if self._sealer is None:
             raise Unavailable("sealed secrets: there is no secrets_key_file in the configuration")
         return self._sealer
@@ -178,7 +183,7 @@ class SealedSecrets:
         expires_at: Micros | None = None,
     ) -> Step:
         """Makes it, or replaces the one before it. Raises Unavailable without a sealing key."""
-        box = self._sealed().seal(secret, context=_context(kind, endpoint, name))
+        box = self.sealed(kind, endpoint, name, secret)
         stored = json.dumps(sorted(set(roles)))
         return Step(PUT_SQL, (kind.value, endpoint, name, box, stored, profile, self._clock.micros(), expires_at))
 
@@ -196,6 +201,11 @@ class SealedSecrets:
 
     def _new_secret(self) -> str:
         return b32encode(self._random_bytes(_GENERATED_OCTETS)).decode("ascii").lower()
+
+
+def forget_step(kind: SealedKind, endpoint: str, name: str) -> Step:
+    """For the write that puts something else in its place; there need not be one."""
+    return Step(FORGET_SQL, (kind.value, endpoint, name), rows=None)
 
 
 def _context(kind: SealedKind, endpoint: str, name: str) -> str:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from issuance.credentials import Credential, CredentialKind
+from issuance.lockout import NO_LIMITS, FailureLimits
 from issuance.renewal import RenewalRecord, Window
 from issuance.request import IssuanceRequest, Issued, IssuedCertificate, Outcome
 from issuance.service import CertificateRecord
@@ -165,7 +166,9 @@ class SimulatedIssuance:
             issued_at=Micros(self._now),
         )
         names = tuple(identifier.tag for identifier in request.identifiers)
-        self.records[certificate.serial] = CertificateRecord(certificate, str(request.principal), names, None, None)
+        self.records[certificate.serial] = CertificateRecord(
+            certificate, str(request.principal), names, None, None, request.channel.value, request.endpoint
+        )
         return certificate
 
     async def revoke(self, *, issuer: str, serial: str, reason: RevocationReason, principal: Principal) -> None:
@@ -184,6 +187,10 @@ class SimulatedIssuance:
         if record is None or issuer not in {None, record.certificate.issuer} or principal not in {None, record.principal}:
             return None
         return record
+
+    def claimed_issuers(self, *, name: bytes, key_identifier: bytes | None) -> frozenset[str]:
+        ours = name == self.ca.certificate.subject.public_bytes() or key_identifier == self.ca.key_identifier
+        return frozenset({"issuing"} if ours else ())
 
     async def certificates(
         self, *, principal: str | None = None, before: tuple[Micros, str] | None = None, limit: int = 100
@@ -227,6 +234,7 @@ class KnownCredentials:
 
     api_keys: dict[str, Credential] = field(default_factory=dict)
     est_users: dict[tuple[str, str, str], Credential] = field(default_factory=dict)
+    est_tokens: dict[tuple[str, str], Credential] = field(default_factory=dict)
 
     def add_api_key(self, key: str, *, roles: Sequence[str] = ("web_admin",), profile: str = "tls-server") -> None:
         self.api_keys[key] = Credential(key.removeprefix("cw_"), CredentialKind.API_KEY, "", frozenset(roles), profile)
@@ -238,8 +246,15 @@ class KnownCredentials:
     async def check_api_key(self, presented: str) -> Credential:
         return _found(self.api_keys.get(presented))
 
-    async def check_est_user(self, *, endpoint: str, user: str, password: str) -> Credential:
+    async def check_est_user(
+        self, *, endpoint: str, user: str, password: str, address: str = "", limits: FailureLimits = NO_LIMITS
+    ) -> Credential:
         return _found(self.est_users.get((endpoint, user, password)))
+
+    async def check_est_token(
+        self, *, endpoint: str, token: str, address: str = "", limits: FailureLimits = NO_LIMITS
+    ) -> Credential:
+        return _found(self.est_tokens.get((endpoint, token)))
 
 
 def _found(credential: Credential | None) -> Credential:

@@ -1,0 +1,110 @@
+"""Guessing is slowed down: failed attempts to be somebody are counted, and while there are too many, none is looked at.
+
+Law of this file: what is locked is one name from one address, or one address, never a name from everywhere: else anybody could
+lock anybody out. It is the same for names that nobody has, and for right secrets. A success takes nothing back: whoever guesses
+may have one account of their own. Names are hashed, for people type passwords where their name should be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from issuance.buckets import Bucket, again, count, said
+from issuance.names import prepared
+from pki.clock import Clock, Micros
+from pki.reasons import Reason, Rejection
+from policy.limits import Limit, address_key, terms, wait
+from storage.database import Database, Row, Step
+
+# Joined to the query that looks for the secret, so that an attempt costs no round trip more.
+LOCKS = """(SELECT (SELECT tat FROM rate_bucket WHERE owner = $1 AND name = $2) AS by_name,
+    (SELECT tat FROM rate_bucket WHERE owner = $3 AND name = $4) AS by_address) AS locks"""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureLimits:
+    """What an endpoint puts up with; None is no limit."""
+
+    per_name: Limit | None = None  # of one name from one address
+    per_address: Limit | None = None
+
+
+NO_LIMITS = FailureLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Somebody at `address` says that they are `name`. `kind` tells names apart that only look alike, of users and of tokens."""
+
+    kind: str
+    endpoint: str
+    name: str
+    address: str
+    limits: FailureLimits = NO_LIMITS
+
+    @property
+    def by_name(self) -> Bucket:
+        digest = hashlib.sha256(prepared(self.name).encode("utf-8", "surrogatepass")).hexdigest()
+        return Bucket(f"failed/{self.kind}/{self.endpoint}/{address_key(self.address)}", digest)
+
+    @property
+    def by_address(self) -> Bucket:
+        return Bucket(f"failed/{self.endpoint}", address_key(self.address))
+
+    @property
+    def locks(self) -> tuple[str, str, str, str]:
+        """$1 to $4 of LOCKS."""
+        if self.limits == NO_LIMITS:
+            return "", "", "", ""
+        by_name, by_address = self.by_name, self.by_address
+        return by_name.owner, by_name.name, by_address.owner, by_address.name
+
+    def check(self, row: Row, now: Micros) -> None:
+        """`row` has what LOCKS gives. Raises Rejection(RATE_LIMITED)."""
+        held = [
+            (limit, seconds)
+            for limit, tat in ((self.limits.per_name, row["by_name"]), (self.limits.per_address, row["by_address"]))
+            if limit is not None and (seconds := wait(tat, terms(limit, now)))
+        ]
+        if held:
+            limit, seconds = max(held, key=lambda each: each[1])
+            # Nothing here says whether the name exists, nor whether the secret was right: neither was looked at.
+            detail = f"too many failed attempts from {address_key(self.address)}: {said(limit)}; {again(seconds, now)}"
+            raise Rejection(Reason.RATE_LIMITED, detail, retry_after=seconds)
+
+    def failed(self, now: Micros) -> Sequence[Step]:
+        """To be written when the secret was wrong, in the order of their keys."""
+        buckets = sorted(((self.by_name, self.limits.per_name), (self.by_address, self.limits.per_address)))
+        return [count(bucket, limit, now) for bucket, limit in buckets if limit is not None]
+
+
+UNGUARDED = Attempt("", "", "", "")
+
+
+class Lockouts:
+    """What all that takes secrets from strangers shares in one process."""
+
+    def __init__(self, *, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._turns: WeakValueDictionary[Bucket, asyncio.Lock] = WeakValueDictionary()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, attempt: Attempt) -> AsyncIterator[None]:
+        """One attempt at a time of one name from one address: else all that come at once would be looked at before the first
+        is counted. What it reads of the locks has to be read inside.
+        """
+        lock = self._turns.setdefault(attempt.by_name, asyncio.Lock())
+        async with lock:
+            yield
+
+    async def failed(self, attempt: Attempt) -> None:
+        """Count it. Raises Unavailable: nobody learns that a guess was wrong when it cannot be counted."""
+        steps = attempt.failed(self._clock.micros())
+        if steps:
+            await self._database.write(*steps)
