@@ -23,8 +23,17 @@ class Authenticator:
         if exchange.request.headers.getall("Authorization", []):
             return await self._secrets.caller(exchange)
         if Authentication.CERTIFICATE in exchange.endpoint.authenticate and exchange.connection.chain:
-            return await self._certificates.enroller(exchange)
+            return await self._enroller(exchange)
         raise self._nobody(exchange)
+
+    async def _enroller(self, exchange: Exchange) -> Caller:
+        """A certificate that opens nothing is no worse than none: many clients show what they have, and then a password when asked."""
+        try:
+            return await self._certificates.enroller(exchange)
+        except Rejection as rejection:
+            if rejection.reason is not Reason.FORBIDDEN or exchange.endpoint.authenticate == {Authentication.CERTIFICATE}:
+                raise
+            raise Rejection(Reason.UNAUTHENTICATED, rejection.detail, suggestions=rejection.suggestions) from rejection
 
     async def renewer(self, exchange: Exchange) -> Caller:
         """For a re-enrolment: the holder of the certificate to be renewed, or an agent. Credentials do not stand in for it, but

@@ -9,12 +9,13 @@ from aiohttp import web
 from est.authentication import Authenticator
 from est.caller import Caller
 from est.endpoint import EstEndpoint
-from est.errors import HttpRefusal
 from est.exchange import Exchange, pending
 from est.linking import check_linking
+from est.renewal import WantedNames, names_of, names_to_renew, refuse_change
 from est.wire import check_csr_type
-from issuance.request import Channel, IssuanceRequest, Issued, Outcome, Pending, Rejected
+from issuance.request import CertificateRole, Channel, IssuanceRequest, Issued, Outcome, Pending, Rejected
 from pki.csr import Csr, parse_csr, unwrap_csr
+from policy.profiles import Profiles
 
 
 class Enrolment(Protocol):
@@ -24,19 +25,42 @@ class Enrolment(Protocol):
 
 
 class Enroller:
-    def __init__(self, *, issuance: Enrolment, authenticator: Authenticator) -> None:
+    def __init__(self, *, issuance: Enrolment, authenticator: Authenticator, profiles: Profiles) -> None:
         self._issuance = issuance
         self._authenticator = authenticator
+        self._profiles = profiles
 
     async def simple_enroll(self, exchange: Exchange) -> web.Response:
         caller = await self._authenticator.caller(exchange)
         return await self._answer(exchange, caller, await read_csr(exchange, caller))
 
-    async def simple_reenroll(self, _exchange: Exchange) -> web.Response:
-        raise HttpRefusal(501, "re-enrolment is not served here yet; enrol anew at simpleenroll\n")
+    async def simple_reenroll(self, exchange: Exchange) -> web.Response:
+        """§4.2.2: for the names of the certificate that authenticates, whatever the key; an agent's is for somebody else."""
+        caller = await self._authenticator.renewer(exchange)
+        csr = await read_csr(exchange, caller)
+        return await self._answer(exchange, caller, csr, self.names_to_renew(exchange.endpoint, caller, csr))
 
-    async def submit(self, endpoint: EstEndpoint, caller: Caller, csr: Csr, *, idempotency_key: str | None = None) -> Outcome:
-        """Every certificate of EST and CMC is asked for here."""
+    def names_to_renew(self, endpoint: EstEndpoint, caller: Caller, csr: Csr) -> WantedNames:
+        """What a renewal by this caller asks for. Raises Rejection: FORBIDDEN, UNKNOWN_PROFILE, and those of names."""
+        if caller.held is not None and caller.held.role is CertificateRole.AGENT:
+            # RFC 7030 has no way to say whose certificate an agent renews: policy alone says which names it may ask for.
+            refuse_change(csr)
+            return names_of(csr)
+        if caller.certificate is None:
+            raise AssertionError("a renewal without the certificate that is renewed")
+        return names_to_renew(csr, caller.certificate, self._profiles.get(caller.profile or endpoint.profile))
+
+    async def submit(
+        self,
+        endpoint: EstEndpoint,
+        caller: Caller,
+        csr: Csr,
+        *,
+        names: WantedNames | None = None,
+        idempotency_key: str | None = None,
+    ) -> Outcome:
+        """Every certificate of EST and CMC is asked for here; `names` are the request's own unless a renewal says otherwise."""
+        wanted = names or names_of(csr)
         return await self._issuance.submit(
             IssuanceRequest(
                 channel=Channel.EST,
@@ -45,15 +69,15 @@ class Enroller:
                 evidence=(caller.evidence,),
                 profile=caller.profile or endpoint.profile,
                 csr=csr,
-                identifiers=csr.identifiers,
-                common_name=csr.common_name,
+                identifiers=wanted.identifiers,
+                common_name=wanted.common_name,
                 idempotency_key=idempotency_key,
                 require_approval=endpoint.require_approval,
             )
         )
 
-    async def _answer(self, exchange: Exchange, caller: Caller, csr: Csr) -> web.Response:
-        outcome = await self.submit(exchange.endpoint, caller, csr)
+    async def _answer(self, exchange: Exchange, caller: Caller, csr: Csr, names: WantedNames | None = None) -> web.Response:
+        outcome = await self.submit(exchange.endpoint, caller, csr, names=names)
         match outcome:
             case Issued(certificate):
                 # §4.2.3: the certs-only message holds the issued certificate and nothing else.

@@ -50,8 +50,10 @@ class Issuance:
         self._observer = observer
         self._newest: dict[tuple[str, str], bytes] = {}  # oldest first
         self._of_key: dict[bytes, set[str]] = {}
+        self._of_name: dict[bytes, set[str]] = {}
         for name, issuer in rules.issuers.items():
             self._of_key.setdefault(issuer.key_identifier, set()).add(name)
+            self._of_name.setdefault(issuer.subject_der, set()).add(name)
 
     async def submit(self, request: IssuanceRequest) -> Outcome:
         """One request through all ten steps. Raises Unavailable; a refusal comes back as `Rejected` and is in the audit."""
@@ -124,6 +126,14 @@ class Issuance:
     ) -> CertificateRecord | None:
         """`principal` finds only what was issued to it; None finds everybody's."""
         return await self._ledger.by_serial(serial, issuer=issuer, principal=principal)
+
+    def claimed_issuers(self, *, name: bytes, key_identifier: bytes | None) -> frozenset[str]:
+        """Which of our issuers a certificate says that it is from, by issuer name (DER) or key identifier; none: it is foreign.
+
+        Only what it says: whether it is one of theirs is whether the ledger has it, octet by octet.
+        """
+        by_key: set[str] = set() if key_identifier is None else self._of_key.get(key_identifier, set())
+        return frozenset(self._of_name.get(name, set()) | by_key)
 
     async def certificates(
         self, *, principal: str | None = None, before: tuple[Micros, str] | None = None, limit: int = 100

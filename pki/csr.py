@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import ipaddress
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -30,8 +30,9 @@ MAX_RSA_BITS = 8192  # more is work for us and security for nobody
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
+EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
+
 _COMMON_NAME = "2.5.4.3"
-_EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 _CHALLENGE_PASSWORD = "1.2.840.113549.1.9.7"  # noqa: S105  # an object identifier
 _SUBJECT_ALTERNATIVE_NAME = "2.5.29.17"
 _RSASSA_PSS = "1.2.840.113549.1.1.10"
@@ -135,13 +136,29 @@ def parse_csr(data: bytes, *, legacy_digests: Collection[str] = ()) -> Csr:
     Raises Rejection: BAD_CSR, WEAK_ALGORITHM (which names the algorithm), BAD_PUBLIC_KEY, REJECTED_IDENTIFIER,
     UNSUPPORTED_IDENTIFIER (a SAN type that we do not issue).
     """
+
+    def proved(frame: _Frame, public_key: PublicKey) -> str:
+        return verify_signature(public_key, frame.algorithm, frame.signature, frame.info, legacy_digests)
+
+    return _read(data, proved)
+
+
+def parse_unproved_csr(data: bytes) -> Csr:
+    """A request whose signature nobody looks at: it is for a key that is made elsewhere, and nothing of its own is certified
+    (RFC 7030 §4.4.1: "the server MUST ignore the public key values and signature in the CSR"). Raises as `parse_csr`.
+    """
+    return _read(data, lambda _frame, _key: "")
+
+
+def _read(data: bytes, digest_of: Callable[[_Frame, PublicKey], str]) -> Csr:
+    """`digest_of` gives the name of the signature's digest, or raises Rejection."""
     binary = _unarmour(data)
     try:
         frame = _cut(binary)
         public_key = load_public_key(frame.spki)
-        digest = verify_signature(public_key, frame.algorithm, frame.signature, frame.info, legacy_digests)
+        digest = digest_of(frame, public_key)
         attributes = dict(_attributes(frame.attributes))
-        requested = attributes.get(_EXTENSION_REQUEST)
+        requested = attributes.get(EXTENSION_REQUEST)
         return assemble_csr(
             binary,
             public_key=public_key,
@@ -418,18 +435,21 @@ def read_name_change(values: bytes) -> NameChange:
     """
     try:
         [attribute] = der.take(der.whole(values, der.SET).content, der.SEQUENCE)
-        parts = [der.expect(part, der.SEQUENCE) for part in der.children(attribute.content)]
-        subject = next((part for part in parts[:1] if _is_name(part)), None)
-        names = [part for part in parts if part is not subject]
-        if not parts or len(names) > 1:
-            raise der.DerError("it is not one subject, alternative names, or both")
-        return NameChange(
-            subject=None if subject is None else subject.raw,
-            common_name=None if subject is None else _common_name(subject),
-            identifiers=_general_names(names[0].raw) if names else None,
-        )
+        return _name_change([der.expect(part, der.SEQUENCE) for part in der.children(attribute.content)])
     except der.DerError as error:
         raise bad_csr(f"its ChangeSubjectName attribute cannot be read: {error}") from error
+
+
+def _name_change(parts: list[der.Element]) -> NameChange:
+    subject = parts[0] if parts and _is_name(parts[0]) else None
+    names = [part for part in parts if part is not subject]
+    if not parts or len(names) > 1:
+        raise der.DerError("it is not one subject, alternative names, or both")
+    return NameChange(
+        subject=None if subject is None else subject.raw,
+        common_name=None if subject is None else _common_name(subject),
+        identifiers=_general_names(names[0].raw) if names else None,
+    )
 
 
 def _is_name(element: der.Element) -> bool:
