@@ -10,6 +10,7 @@ from est.authentication import Authenticator
 from est.caller import Caller
 from est.endpoint import EstEndpoint
 from est.exchange import Exchange, pending
+from est.limits import charges
 from est.linking import check_linking
 from est.renewal import WantedNames, names_of, names_to_renew, refuse_change
 from est.wire import check_csr_type
@@ -73,6 +74,7 @@ class Enroller:
                 common_name=wanted.common_name,
                 idempotency_key=idempotency_key,
                 require_approval=endpoint.require_approval,
+                charges=charges(endpoint, caller.principal),
             )
         )
 

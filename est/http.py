@@ -78,8 +78,9 @@ class EstServer:
             return web.Response(status=refusal.status, text=refusal.text, headers=headers)
         except Rejection as rejection:
             _log_refusal(request, explanation(rejection))
-            unknown = rejection.reason is Reason.UNAUTHENTICATED and endpoint is not None
-            return _refused(rejection, self._secrets.challenges(endpoint, rejection) if unknown else ())
+            if endpoint is None or rejection.reason is not Reason.UNAUTHENTICATED:
+                return _refused(rejection, ())
+            return _refused(rejection, self._secrets.challenges(endpoint, rejection))
 
     async def _answer(self, request: web.Request, endpoint: EstEndpoint | None) -> web.Response:
         operation = request.match_info["operation"]

@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 import orjson
 
+from issuance.buckets import charge_steps
 from issuance.request import (
     ApiKey,
     Approval,
@@ -154,7 +155,7 @@ def intent_steps(intent: Intent, now: Micros) -> Sequence[Step]:
             orjson.dumps([evidence.as_json() for evidence in intent.caa]).decode() if intent.caa else "",
         ),
     )
-    return (row, *guard_steps(request))
+    return (row, *charge_steps(request.charges, now), *guard_steps(request))
 
 
 def guard_steps(request: IssuanceRequest) -> Sequence[Step]:

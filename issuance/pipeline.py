@@ -15,7 +15,7 @@ from typing import Protocol
 import orjson
 from cryptography import x509
 
-from issuance import audit, ledger
+from issuance import audit, buckets, ledger
 from issuance.approval_requests import release_step, use_step
 from issuance.approvals import Approvals
 from issuance.caa import CaaChecker, check_caa
@@ -224,6 +224,8 @@ class Pipeline:
                 raise refused from None
             if intent.approval is not None and (taken := await self._approvals.overtaken(intent.approval)) is not None:
                 return taken
+            if (limited := await buckets.refusal(self._database, intent.request.charges, now)) is not None:
+                raise limited from None
             if settler is not None:
                 raise settler.not_begun() from None
             # Only a serial that exists already is left: a broken source of randomness must not go on.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from issuance.buckets import Charge
 from pki.clock import Micros
 from pki.csr import Csr
 from pki.identifiers import Identifier
@@ -160,6 +161,7 @@ class IssuanceRequest:
     require_approval: bool = False  # the endpoint wants one, whatever policy says
     asked_with: Csr | None = None  # the client's own request, where `csr` is ours because the server makes the key
     account_url: str = ""  # of an ACME account: what CAA's accounturi has to name (RFC 8657 §3)
+    charges: tuple[Charge, ...] = ()  # what the endpoint admits, taken with the intent: all of it, or no certificate
 
     def __post_init__(self) -> None:
         if not self.evidence:
