@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +86,7 @@ class Issuing:
     caa: CaaChecker | None = None
     ownership: Ownership | None = None
     terms: Terms = field(default_factory=Terms)
+    new_id: Callable[[], str] = field(default_factory=counter)
     settlers: Mapping[str, Settler] = field(
         default_factory=lambda: {"job": JobSettler(), ORIGIN: OrderSettler(), STAR: StarSettler()}
     )
@@ -94,7 +95,6 @@ class Issuing:
         self.signer = LocalSigner(self.ca)
         self.observer = Counted()
         self.rules = Rules(self.policies, Profiles(self.profiles), {"issuing": self.ca.issuer})
-        self.new_id = counter()
         self.approvals = Approvals(database=self.database, clock=self.clock, new_id=self.new_id, terms=self.terms)
         self.pipeline = Pipeline(
             rules=self.rules,
