@@ -38,6 +38,7 @@ from certwright.logs import Log
 from certwright.measure import MeasuredSigner, Outcomes
 from certwright.metrics import Metrics
 from certwright.pages import MetricsPage
+from certwright.proxies import Proxies
 from est.http import routes as est_routes
 from issuance.approvals import AT_ONCE, Approvals
 from issuance.caa import CaaChecker
@@ -181,6 +182,14 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         Listener.HTTP: [*scep_routes(scep), *status.routes(pages), *est_routes(est)],  # EST refuses there: RFC 7030 §3.3
         Listener.METRICS: [web.get("/metrics", metrics_page.handle), *status.health_routes(pages)],
     }
+    proxies = Proxies(
+        config.proxies,
+        clock=clock,
+        ignored=metrics.ignored_client_certificates.inc,
+        warn=lambda source: log.warning(
+            "ignored a client certificate in a header: its sender is not listed in `proxies`", source=source
+        ),
+    )
     traffic = Traffic()
     handlers: dict[str, Handler] = {
         "crl": functools.partial(_look, publisher),
@@ -203,7 +212,14 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         jobs=jobs,
         issuers=issuers,
         apps={
-            listener: application(listener, table, log=log, metrics=metrics, traffic=traffic)
+            listener: application(
+                listener,
+                table,
+                log=log,
+                metrics=metrics,
+                traffic=traffic,
+                proxies=proxies if listener is Listener.MTLS else None,
+            )
             for listener, table in tables.items()
         },
         traffic=traffic,

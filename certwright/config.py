@@ -26,7 +26,9 @@ from certwright.config_est import EstSettings, est_settings
 from certwright.config_files import ConfigFiles
 from certwright.config_issuers import Issuer, IssuerReader, RegistrationAuthority
 from certwright.config_profiles import build_profile
+from certwright.config_proxies import LINKED, proxy_settings
 from certwright.config_validation import Files, Validation, validation_settings
+from certwright.proxies import Proxy
 from certwright.yaml_positions import ConfigError, Document, Place, Problem, read_document
 from issuance.approvals import Terms
 from pki.sealing import parse_keys
@@ -79,6 +81,7 @@ class Config:
     listen: Listen
     tls_certificate: Path
     tls_key: Path
+    proxies: tuple[Proxy, ...]
     signer_socket: Path | None  # of a signer that somebody else started
     keys: tuple[KeyConfig, ...] = field(repr=False)
     issuers: Mapping[str, Issuer]
@@ -180,6 +183,7 @@ class _Builder:
             listen=self._listen(),
             tls_certificate=self._files.readable(("tls", "certificate"), root.tls.certificate),
             tls_key=self._files.secret(("tls", "key_file"), root.tls.key_file),
+            proxies=proxy_settings(root.proxies, partial(self._note_below, ("proxies",))),
             signer_socket=self._files.path(root.signer.socket) if root.signer.socket else None,
             keys=self._issuers.keys(issuers, profiles),
             issuers=issuers,
@@ -284,6 +288,8 @@ class _Builder:
         if authority is not None:
             self._known((*place, "registration_authority"), "registration authority", authority, known)
         wanted = self._profile_name((*place, "profile"), given.profile, profiles)
+        if given.proof_linking == "required" and self._root.proxies:
+            self._document.note((*place, "proof_linking"), LINKED)
 
         def certificates(below: Place, text: str) -> list[x509.Certificate]:
             return self._files.certificates((*place, *below), text)

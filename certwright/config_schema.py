@@ -400,6 +400,7 @@ class Root(Closed):
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     listen: Listen = Listen()
     tls: Tls
+    proxies: list[Proxy] = []  # before the mtls listener
     signer: SignerProcess = SignerProcess()
     issuers: Annotated[dict[Name, Issuer], Field(min_length=1)]
     registration_authorities: dict[Name, RegistrationAuthority] = {}

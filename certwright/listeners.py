@@ -26,6 +26,7 @@ from certwright.errors import BindError
 from certwright.exporter import TlsInternals
 from certwright.logs import Log
 from certwright.metrics import Metrics
+from certwright.proxies import BadForwarding, Proxies
 from pki.reasons import Unavailable
 
 MAX_BODY = 1 << 20  # front ends set their own, lower limits
@@ -190,9 +191,16 @@ class Traffic:
 
 
 def application(
-    listener: Listener, routes: Iterable[web.RouteDef], *, log: Log, metrics: Metrics, traffic: Traffic
+    listener: Listener,
+    routes: Iterable[web.RouteDef],
+    *,
+    log: Log,
+    metrics: Metrics,
+    traffic: Traffic,
+    proxies: Proxies | None = None,
 ) -> web.Application:
-    app = web.Application(middlewares=[_edge(listener, log, metrics, traffic)], client_max_size=MAX_BODY)
+    """`proxies` may stand before this listener; on one without, nobody's word counts."""
+    app = web.Application(middlewares=[_edge(listener, log, metrics, traffic, proxies)], client_max_size=MAX_BODY)
     app.add_routes(routes)
     return app
 
@@ -241,7 +249,7 @@ class _Site(web.SockSite):
         )
 
 
-def _edge(listener: Listener, log: Log, metrics: Metrics, traffic: Traffic) -> Middleware:
+def _edge(listener: Listener, log: Log, metrics: Metrics, traffic: Traffic, proxies: Proxies | None) -> Middleware:
     """What surrounds every handler: request id, one log line, counters, and an answer whatever happens."""
     name = listener.value
     seconds = metrics.request_seconds.labels(name)
@@ -255,7 +263,12 @@ def _edge(listener: Listener, log: Log, metrics: Metrics, traffic: Traffic) -> M
         response: web.StreamResponse | None = None
         traffic.begin()
         try:
+            if proxies is not None:
+                request = proxies.receive(request)
             response = await _answer(request, handler, log)
+        except BadForwarding as bad:
+            log.warning("bad forwarding", request_id=request_id, proxy=request.remote, why=str(bad))
+            response = web.Response(status=400, text=f"{bad}\n")
         finally:
             traffic.end(response)
             if watch is not None:

@@ -60,6 +60,11 @@ class Metrics:
             registry=registry,
         )
         self.ocsp = Counter("certwright_ocsp_responses", "OCSP responses by status.", ["issuer", "status"], registry=registry)
+        self.ignored_client_certificates = Counter(
+            "certwright_ignored_client_certificate_headers",
+            "Requests with a client certificate in a header that came from an address that `proxies` does not list.",
+            registry=registry,
+        )
         self.issuer_expiration = self._fact(
             "certwright_issuer_expiration_timestamp_seconds", "When the issuer's own certificate expires.", ["issuer"]
         )

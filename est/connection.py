@@ -96,6 +96,13 @@ class Connections:
                 return None
 
 
+def presented_leaf(request: web.Request) -> bytes | None:
+    """What whoever is at the other end of our TLS presented itself, DER."""
+    tls = None if request.transport is None else request.transport.get_extra_info("ssl_object")
+    chain = presented_chain(tls) if isinstance(tls, ssl.SSLObject) else ()
+    return chain[0] if chain else None
+
+
 def presented_chain(tls: ssl.SSLObject) -> tuple[bytes, ...]:
     """What the peer sent (DER, leaf first, at most MAX_CHAIN), in no proven relation but that the peer holds the leaf's key."""
     try:
