@@ -28,12 +28,15 @@ class Exchange:
         return self.request.headers.get("Content-Type", "")
 
     async def body(self) -> bytes:
-        """At most MAX_BODY octets, whatever the headers promise. Raises HttpRefusal(413)."""
+        """At most MAX_BODY octets, whatever the headers promise. Raises HttpRefusal(400, 413)."""
         body = bytearray()
-        async for chunk in self.request.content.iter_chunked(64 * 1024):
-            body += chunk
-            if len(body) > MAX_BODY:
-                raise HttpRefusal(413, f"a request has at most {MAX_BODY} octets here\n")
+        try:
+            async for chunk in self.request.content.iter_chunked(64 * 1024):
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise HttpRefusal(413, f"a request has at most {MAX_BODY} octets here\n")
+        except (web.RequestPayloadError, ConnectionResetError):  # the client is gone, or its body is not what its headers say
+            raise HttpRefusal(400, "the body did not arrive as its headers say; send it again\n") from None
         return bytes(body)
 
     def encoded(self, der: bytes) -> bytes:

@@ -29,7 +29,16 @@ def _classpath(*more: Path) -> str:
 
 
 def compiled(into: Path) -> Path:
-    command = ["javac", "-Xlint:all,-path", "-Werror", "-d", into, "-cp", _classpath(), *sorted(SOURCES.glob("*.java"))]
+    command: list[str | Path] = [
+        "javac",
+        "-Xlint:all,-path",
+        "-Werror",
+        "-d",
+        into,
+        "-cp",
+        _classpath(),
+        *sorted(SOURCES.glob("*.java")),
+    ]
     run(command, home=into)
     return into
 
