@@ -35,6 +35,8 @@ EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 _COMMON_NAME = "2.5.4.3"
 _CHALLENGE_PASSWORD = "1.2.840.113549.1.9.7"  # noqa: S105  # an object identifier
 _SUBJECT_ALTERNATIVE_NAME = "2.5.29.17"
+_SUBJECT_KEY_IDENTIFIER = "2.5.29.14"
+_NO_SIGNATURE = "1.3.6.1.5.5.7.6.2"
 _RSASSA_PSS = "1.2.840.113549.1.1.10"
 _ED25519 = "1.3.101.112"
 
@@ -170,6 +172,29 @@ def _read(data: bytes, digest_of: Callable[[_Frame, PublicKey], str]) -> Csr:
         )
     except der.DerError as error:
         raise bad_csr(f"it cannot be read: {error}") from error
+
+
+def is_unsigned(data: bytes) -> bool:
+    """Whether a request (DER) says that its key signs nothing (RFC 5272 Appendix C.1); what it says in the signature's place SHOULD
+    be ignored. False for what is no request: `parse_csr` says why.
+    """
+    try:
+        return der.oid(next(der.children(_cut(data).algorithm.content))) == _NO_SIGNATURE
+    except (der.DerError, StopIteration):
+        return False
+
+
+def key_identifiers(csr: Csr) -> tuple[bytes, ...]:
+    """What its key may be named by before there is a certificate: the subjectKeyIdentifier that it asks for, if it does, and the
+    SHA-1 of the public key's bits (RFC 5280 §4.2.1.2, method 1).
+    """
+    bits = der.bits(list(der.children(der.whole(csr.spki, der.SEQUENCE).content))[1])
+    digest = hashlib.sha1(bits, usedforsecurity=False).digest()
+    try:
+        asked = der.whole(csr.extensions.get(_SUBJECT_KEY_IDENTIFIER, b""), der.OCTET_STRING).content
+    except der.DerError:
+        return (digest,)
+    return (asked, digest)
 
 
 def assemble_csr(

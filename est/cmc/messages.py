@@ -127,6 +127,8 @@ class StatusInfo:
     text: str = ""
     fail_info: FailInfo | None = None
     pend_info: PendInfo | None = None
+    extended_fail_info: tuple[str, bytes] | None = None  # object identifier and DER; nothing here says it, others do
+    paths: tuple[tuple[int, ...], ...] = ()  # into messages inside this one: what a registration authority may answer
 
 
 @dataclass(frozen=True, slots=True)

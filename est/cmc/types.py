@@ -79,6 +79,107 @@ class PKIResponse:
     other_msg_sequence: list[OtherMsg]
 
 
+@asn1.sequence
+class AlgorithmIdentifier:
+    """Of digests and MACs, which have no parameters or NULL."""
+
+    algorithm: x509.ObjectIdentifier
+    parameters: asn1.Null | None
+
+
+@asn1.sequence
+class PendInfo:
+    pend_token: bytes
+    pend_time: asn1.GeneralizedTime
+
+
+@asn1.sequence
+class ExtendedFailInfo:
+    fail_info_oid: x509.ObjectIdentifier
+    fail_info_value: asn1.TLV
+
+
+@asn1.sequence
+class CMCStatusInfoV2:
+    cmc_status: int
+    body_list: list[int | asn1.TLV]  # BodyPartReference; the other alternative is a BodyPartPath
+    status_string: str | None
+    other_info: int | PendInfo | Annotated[ExtendedFailInfo, asn1.Implicit(1)] | None
+
+
+@asn1.sequence
+class CMCStatusInfo:
+    cmc_status: int
+    body_list: list[int]
+    status_string: str | None
+    other_info: int | PendInfo | None
+
+
+@asn1.sequence
+class BodyPartList:
+    """SEQUENCE OF BodyPartID, in the one field of a SEQUENCE of ours: the library reads and writes no list by itself."""
+
+    ids: list[int]
+
+
+@asn1.sequence
+class LraPopWitness:
+    pki_data_bodyid: int
+    body_ids: list[int]
+
+
+@asn1.sequence
+class IdentityProofV2:
+    hash_alg_id: AlgorithmIdentifier
+    mac_alg_id: AlgorithmIdentifier
+    witness: bytes
+
+
+@asn1.sequence
+class PopLinkWitnessV2:
+    key_gen_algorithm: AlgorithmIdentifier
+    mac_algorithm: AlgorithmIdentifier
+    witness: bytes
+
+
+@asn1.sequence
+class EncryptedPOP:
+    request: TaggedRequest
+    cms: asn1.TLV
+    the_pop_alg_id: AlgorithmIdentifier
+    witness_alg_id: AlgorithmIdentifier
+    witness: bytes
+
+
+@asn1.sequence
+class DecryptedPOP:
+    body_part_id: int
+    the_pop_alg_id: AlgorithmIdentifier
+    the_pop: bytes
+
+
+@asn1.sequence
+class GetCert:
+    issuer_name: asn1.TLV  # GeneralName
+    serial_number: int
+
+
+@asn1.sequence
+class RevokeRequest:
+    issuer_name: asn1.TLV  # Name
+    serial_number: int
+    reason: asn1.TLV  # ENUMERATED, which the library does not have
+    invalidity_date: asn1.GeneralizedTime | None
+    passphrase: bytes | None
+    comment: str | None
+
+
+@asn1.sequence
+class IssuerAndSerialNumber:
+    issuer: asn1.TLV  # Name
+    serial_number: int
+
+
 def decode(structure: type[_T], der: bytes, name: str) -> _T:
     """Raises CmcRefusal(BAD_REQUEST), which names the structure."""
     try:
