@@ -58,45 +58,44 @@ def ca_certificate(key: CaKey, name: str, *, by: tuple[x509.Certificate, CaKey] 
 
 
 class TestCa:
-    """A root and one issuing CA named `issuing`."""
+    """A root and one issuing CA, named `issuing` unless a test has several."""
 
     __test__ = False
 
-    def __init__(self, key: CaKey | None = None) -> None:
+    def __init__(self, key: CaKey | None = None, *, name: str = "issuing") -> None:
         root_key = ec.generate_private_key(ec.SECP256R1())
         self.key = key or ec.generate_private_key(ec.SECP256R1())
         self.root = ca_certificate(root_key, "Test Root")
-        self.certificate = ca_certificate(self.key, "Test Issuing CA", by=(self.root, root_key))
-        urls = IssuerUrls("http://ca.test/aia/issuing.cer", "http://ca.test/ocsp/issuing", "http://ca.test/crl/issuing.crl")
-        self.issuer = Issuer("issuing", self.certificate, (self.root,), urls)
+        self.certificate = ca_certificate(self.key, f"Test {name.title()} CA", by=(self.root, root_key))
+        urls = IssuerUrls(f"http://ca.test/aia/{name}.cer", f"http://ca.test/ocsp/{name}", f"http://ca.test/crl/{name}.crl")
+        self.issuer = Issuer(name, self.certificate, (self.root,), urls)
 
 
 class LocalSigner:
-    """`signer.api.Signer` without a process, over the keys of a TestCa.
+    """`signer.api.Signer` without a process, over the keys of some TestCas.
 
     `fail` makes the next signatures go wrong; `meanwhile` is what happens elsewhere while one is made.
     """
 
-    def __init__(self, ca: TestCa) -> None:
-        self._ca = ca
+    def __init__(self, *cas: TestCa) -> None:
+        self._cas = {ca.issuer.name: ca for ca in cas}
         self.signed: list[bytes] = []
         self.fail: Callable[[bytes], bytes] | None = None
         self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def public_key(self, key: str) -> bytes:
-        assert key == "issuing"
-        return self._ca.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return self._cas[key].key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
     def _sign(self, key: str, tbs: bytes) -> bytes:
-        assert key == "issuing"
+        own = self._cas[key].key
         if self.fail is not None:
             return self.fail(tbs)
         self.signed.append(tbs)
-        digest = signature_algorithm(self._ca.key.public_key()).hash
+        digest = signature_algorithm(own.public_key()).hash
         assert digest is not None
-        if isinstance(self._ca.key, rsa.RSAPrivateKey):
-            return self._ca.key.sign(tbs, padding.PKCS1v15(), digest)
-        return self._ca.key.sign(tbs, ec.ECDSA(digest))
+        if isinstance(own, rsa.RSAPrivateKey):
+            return own.sign(tbs, padding.PKCS1v15(), digest)
+        return own.sign(tbs, ec.ECDSA(digest))
 
     async def sign_certificate(self, key: str, tbs: bytes) -> bytes:
         if self.meanwhile is not None:

@@ -80,6 +80,7 @@ class Issuing:
     database: Database
     clock: Clock
     ca: TestCa = field(default_factory=TestCa)
+    other_cas: Sequence[TestCa] = ()
     policies: Sequence[Policy] = (ANYTHING,)
     profiles: Sequence[Profile] = (profile(), device(), profile("caa", caa=True))
     serials: list[int] = field(default_factory=list)  # forced ones, used up first
@@ -92,9 +93,10 @@ class Issuing:
     )
 
     def __post_init__(self) -> None:
-        self.signer = LocalSigner(self.ca)
+        cas = (self.ca, *self.other_cas)
+        self.signer = LocalSigner(*cas)
         self.observer = Counted()
-        self.rules = Rules(self.policies, Profiles(self.profiles), {"issuing": self.ca.issuer})
+        self.rules = Rules(self.policies, Profiles(self.profiles), {one.issuer.name: one.issuer for one in cas})
         self.approvals = Approvals(database=self.database, clock=self.clock, new_id=self.new_id, terms=self.terms)
         self.pipeline = Pipeline(
             rules=self.rules,
