@@ -40,7 +40,7 @@ class DigestHashes:
 
 
 def hashes(*, user: str, realm: str, password: str) -> DigestHashes:
-    octets = f"{prepared(user)}:{realm}:{prepared(password)}".encode()
+    octets = f"{prepared(user)}:{realm}:{prepared(password)}".encode("utf-8", "surrogatepass")
     return DigestHashes(realm, hashlib.md5(octets, usedforsecurity=False).hexdigest(), hashlib.sha256(octets).hexdigest())
 
 
