@@ -141,9 +141,16 @@ class StaleNonce(Rejection):
 
 
 class Nonces:
-    """`keys` are the server's sealing keys: the first makes nonces, all of them check."""
+    """`keys` are the server's sealing keys: the first makes nonces, all of them check. `remembered` is how many answers."""
 
-    def __init__(self, keys: Sequence[bytes], *, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> None:
+    def __init__(
+        self,
+        keys: Sequence[bytes],
+        *,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        remembered: int = _REMEMBERED,
+    ) -> None:
+        self._remembered = remembered
         self._keys = [hmac.digest(key, b"certwright digest nonce key", "sha256") for key in keys]
         self._random_bytes = random_bytes
         self._used: set[tuple[str, str]] = set()
@@ -167,7 +174,7 @@ class Nonces:
         """
         while self._order and self._order[0][0] < after(now, -FRESH - _AHEAD):
             self._used.discard(self._order.popleft()[1])
-        if len(self._used) >= _REMEMBERED:
+        if len(self._used) >= self._remembered:
             self._used.clear()
             self._order.clear()
             self._not_before = now
