@@ -177,6 +177,18 @@ def _profiles(config: Config, clock: Clock) -> Iterator[Finding]:
             yield Finding(
                 "warn", f"profile {profile.name}: without validation.caa_identities its `caa: true` refuses every request"
             )
+    yield from _approvals(config)
+
+
+def _approvals(config: Config) -> Iterator[Finding]:
     for policy in config.policies:
-        if policy.require_approval:
-            yield Finding("warn", f"policy {policy.name}: approvals are not served yet, so it refuses every request")
+        if not policy.require_approval:
+            continue
+        yield Finding("ok", f"policy {policy.name}: what it grants waits for: certwright requests approve")
+        for name, endpoint in config.acme.items():
+            if endpoint.roles & policy.roles and policy.allowed_profiles & set(endpoint.profiles):
+                yield Finding(
+                    "warn",
+                    f"ACME endpoint {name}: an order cannot wait for the approval that policy {policy.name} asks for, "
+                    "so one that no other policy grants is refused",
+                )

@@ -92,10 +92,9 @@ async def all_requests(issuing: Issuing) -> list[tuple[str, State]]:
     return [(one.id, one.state) for one in reversed(await issuing.approvals.newest())]
 
 
-async def events(issuing: Issuing, like: str = "request.%") -> list[str]:
-    return [
-        row["event"] for row in await issuing.database.fetch("SELECT event FROM audit WHERE event LIKE $1 ORDER BY id", like)
-    ]
+async def events(issuing: Issuing) -> list[str]:
+    rows = await issuing.rows("SELECT id, event FROM audit WHERE event LIKE 'request.%'")
+    return [row["event"] for row in sorted(rows, key=lambda row: int(row["id"].removeprefix("id-")))]
 
 
 # ---------------------------------------------------------------- the whole life
@@ -154,7 +153,7 @@ async def test_an_approver_sees_what_was_asked_and_by_whom(issuing: Issuing, clo
     waits = await waiting(issuing, request)
     one = await found(issuing, waits.id)
     assert one.names == ("dns:b.example.com", "dns:a.example.com")
-    assert (one.principal, one.roles, one.source_address) == ("api-key:k1", {"tester"}, "192.0.2.7")
+    assert (one.principal, one.roles, one.source_address) == ("api-key:k1", PROGRAM.roles, "192.0.2.7")
     assert (one.channel, one.endpoint, one.policy) == ("rest", "default", "careful")
     assert (one.profile, one.profile_version) == ("tls-server", issuing.rules.profiles.get("tls-server").version)
     assert (one.spki, one.csr) == (request.csr.spki, request.csr.der)

@@ -471,6 +471,25 @@ def refusal(door: Door, reply: Reply) -> str:
             assert_never(door)
 
 
+def pending(door: Door, reply: Reply) -> int:
+    """In how many seconds to ask again, as the protocol says that a request waits; 60 where it says no time (SCEP)."""
+    match door:
+        case Door.ACME:
+            raise AssertionError("no ACME order waits for a person")
+        case Door.SCEP_POST | Door.SCEP_GET:
+            assert (reply.status, reply.media_type) == (200, "application/x-pki-message"), reply.body
+            answer = scep.parse_answer(reply.body)
+            assert (answer.status, answer.message_type, answer.fail_info, answer.content) == ("3", "3", None, b"")
+            return 60
+        case Door.REST_JSON | Door.REST_PEM:
+            assert (reply.status, reply.json["status"]) == (202, "pending"), reply.body
+            assert reply.json["id"]
+            assert reply.headers["Retry-After"] == str(reply.json["retry_after"])
+        case Door.EST:  # RFC 7030 §4.2.3, and no body, which BouncyCastle would fail on
+            assert (reply.status, reply.body, reply.headers["Content-Length"]) == (202, b"", "0")
+    return int(reply.headers["Retry-After"])
+
+
 def basic(user: str, password: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 

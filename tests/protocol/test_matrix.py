@@ -19,13 +19,14 @@ from acmeserver.resources import RESOURCES
 from est.http import METHODS as EST_OPERATIONS
 from scep.message import MessageType
 from scep.wire import Operation
-from tests.helpers.front_doors import Door, refusal
+from tests.helpers.front_doors import Door, pending, refusal
 from tests.protocol.matrix.accounts import ACCOUNTS
 from tests.protocol.matrix.cells import (
     Granted,
     Impossible,
     Refused,
     Row,
+    Waits,
 )
 from tests.protocol.matrix.form import FORM
 from tests.protocol.matrix.identity import IDENTITY
@@ -53,6 +54,9 @@ def test_every_check_is_made_at_every_door(check: str, door: Door, site: Site, t
         case Refused(attempt, because):
             text = refusal(door, attempt(site, door))
             assert re.search(because, text), text
+            site.watch.nothing_happened()
+        case Waits(attempt):
+            assert pending(door, attempt(site, door)) > 0
             site.watch.nothing_happened()
         case Granted(wanted, judge):
             judge(site.doors.certificate(door, site.doors.ask(door, wanted), wanted, tmp_path))

@@ -35,7 +35,14 @@ class Impossible:
     because: str
 
 
-Cell = Refused | Granted | Impossible
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """For a person to agree: not refused, and nothing is made."""
+
+    attempt: Attempt
+
+
+Cell = Refused | Waits | Granted | Impossible
 Row = Mapping[Door, Cell]
 
 EST, REST_JSON, REST_PEM, ACME = Door.EST, Door.REST_JSON, Door.REST_PEM, Door.ACME

@@ -19,6 +19,7 @@ from tests.protocol.matrix.cells import (
     Impossible,
     Refused,
     Row,
+    Waits,
     everywhere,
 )
 from tests.protocol.matrix.site import BRIEF, GUARDED, MISFIT, ORPHAN, Site
@@ -184,7 +185,9 @@ IDENTITY: dict[str, Row] = {
     "a role that no policy names": everywhere(as_person(ORPHAN), "no policy grants anything"),
     "a profile that the role is not granted": everywhere(as_person(MISFIT), "no policy grants profile short-lived"),
     "a validity that the role is not granted": everywhere(as_person(BRIEF), "may be valid for at most 1 days"),
-    "a policy that asks for an approval": everywhere(as_person(GUARDED), "approv"),
+    "a policy that asks for an approval": {
+        door: Refused(as_person(GUARDED), "approval") if door is Door.ACME else Waits(as_person(GUARDED)) for door in Door
+    },
     "the right credentials without TLS": everywhere(
         without_tls,
         "https only",
