@@ -156,6 +156,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         credentials=credentials,
         lockouts=lockouts,
         sealed=sealed,
+        signer=signer,
         internals=internals,
     )
     scep = ScepServer(

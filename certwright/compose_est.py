@@ -24,6 +24,7 @@ from est.endpoint import (
 )
 from est.enroll import Enroller
 from est.http import EstServer
+from est.keymaker import KeyMaker
 from est.secrets import DigestLogin, SecretChecks
 from est.serverkeygen import KeyGeneration
 from issuance.credentials import Credentials
@@ -32,6 +33,7 @@ from issuance.lockout import Lockouts
 from issuance.sealed import SealedSecrets
 from issuance.service import Issuance
 from pki.clock import Clock
+from signer.api import Signer
 from storage.database import Database
 
 
@@ -44,6 +46,7 @@ def est_server(
     credentials: Credentials,
     lockouts: Lockouts,
     sealed: SealedSecrets,
+    signer: Signer,
     internals: TlsInternals | None,
 ) -> EstServer:
     endpoints: Mapping[str, EstEndpoint] = {name: est_endpoint(config, settings) for name, settings in config.est.items()}
@@ -57,7 +60,14 @@ def est_server(
         endpoints=endpoints,
         profiles=config.profiles,
         enroller=enroller,
-        key_generation=KeyGeneration(),
+        key_generation=KeyGeneration(
+            authenticator=authenticator,
+            enroller=enroller,
+            profiles=config.profiles,
+            keys=sealed,
+            signer=signer,
+            maker=KeyMaker(),
+        ),
         full_cmc=FullCmc(),
         connections=Connections(internals),
         secrets=secrets,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, assert_never
 
 from aiohttp import web
@@ -59,8 +60,11 @@ class Enroller:
         *,
         names: WantedNames | None = None,
         idempotency_key: str | None = None,
+        asked_with: Csr | None = None,
     ) -> Outcome:
-        """Every certificate of EST and CMC is asked for here; `names` are the request's own unless a renewal says otherwise."""
+        """Every certificate of EST and CMC is asked for here; `names` are the request's own unless a renewal says otherwise.
+        `asked_with` is the client's request, where `csr` is for a key that was made here.
+        """
         wanted = names or names_of(csr)
         return await self._issuance.submit(
             IssuanceRequest(
@@ -74,6 +78,7 @@ class Enroller:
                 common_name=wanted.common_name,
                 idempotency_key=idempotency_key,
                 require_approval=endpoint.require_approval,
+                asked_with=asked_with,
                 charges=charges(endpoint, caller.principal),
             )
         )
@@ -92,9 +97,9 @@ class Enroller:
                 assert_never(outcome)
 
 
-async def read_csr(exchange: Exchange, caller: Caller) -> Csr:
+async def read_csr(exchange: Exchange, caller: Caller, *, parse: Callable[[bytes], Csr] = parse_csr) -> Csr:
     """The certification request of the body, bound to this connection where the label asks for it. Raises Rejection, HttpRefusal."""
     check_csr_type(exchange.content_type)
-    csr = parse_csr(unwrap_csr(await exchange.body()))
+    csr = parse(unwrap_csr(await exchange.body()))
     check_linking(csr, exchange.endpoint, exchange.connection, caller)
     return csr

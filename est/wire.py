@@ -7,7 +7,7 @@ a request is ignored, as RFC 8951 §3.1 demands.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
@@ -57,3 +57,12 @@ def wraps(setting: Base64Wrap, *, user_agent: str | None) -> bool:
 def encode(der: bytes, *, wrapped: bool) -> bytes:
     """Base64 for a response body: lines of 76 characters, or one run without any line break."""
     return base64.encodebytes(der) if wrapped else base64.b64encode(der)
+
+
+def multipart_mixed(parts: Iterable[tuple[str, bytes]], *, boundary: str, wrapped: bool) -> bytes:
+    """(Content-Type, DER) each in base64 (RFC 7030 §4.4.2, RFC 2046 §5.1.1). Lines end in CRLF here, whatever a lone body has."""
+    written = bytearray()
+    for content_type, der in parts:
+        written += f"--{boundary}\r\nContent-Type: {content_type}\r\nContent-Transfer-Encoding: base64\r\n\r\n".encode("ascii")
+        written += encode(der, wrapped=wrapped).rstrip(b"\n").replace(b"\n", b"\r\n") + b"\r\n"
+    return bytes(written) + f"--{boundary}--\r\n".encode("ascii")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from issuance.credentials import Credential, CredentialKind
@@ -19,6 +19,7 @@ from issuance.lockout import NO_LIMITS, FailureLimits
 from issuance.renewal import RenewalRecord, Window
 from issuance.request import IssuanceRequest, Issued, IssuedCertificate, Outcome
 from issuance.service import CertificateRecord
+from pki.certificate import PublicKey
 from pki.clock import Micros
 from pki.identifiers import DnsName, Identifier, IpAddress
 from pki.reasons import Reason, Rejection, RevocationReason
@@ -66,12 +67,10 @@ class ThrowAwayCa:
 
     def leaf(self, spki: bytes, identifiers: Sequence[Identifier], common_name: str | None) -> x509.Certificate:
         key = serialization.load_der_public_key(spki)
-        assert isinstance(key, ec.EllipticCurvePublicKey)
+        assert isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey)
         return self._sign(_name(common_name or "-"), key, identifiers, ca=False)
 
-    def _sign(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, identifiers: Sequence[Identifier], *, ca: bool
-    ) -> x509.Certificate:
+    def _sign(self, subject: x509.Name, key: PublicKey, identifiers: Sequence[Identifier], *, ca: bool) -> x509.Certificate:
         self._serial += 1
         builder = (
             x509.CertificateBuilder()
