@@ -108,7 +108,7 @@ def _certificate(subject: x509.Name, issuer: x509.Name, key: CertificatePublicKe
 def with_extensions(text: str, tlsalpn01_port: int) -> str:
     for old, new in (
         ("    chain: [ca/root.pem]\n    key: {software: {file: ca/issuing.key", ALTERNATE),
-        ("\n  est:\n", f"\n{ENDPOINTS}  est:\n"),
+        ("\n  est:\n    default:", f"\n{ENDPOINTS}  est:\n    default:"),
         ("\nprofiles:", "\nPROFILES:"),
         ("allowed_profiles: [tls-server, short-lived]\n", "allowed_profiles: [tls-server, short-lived, brief]\n"),
         ("\n  http01_port:", f"\n  retry_delay: 1s\n  tlsalpn01_port: {tlsalpn01_port}\n  http01_port:"),

@@ -24,7 +24,7 @@ CMC_RA = ObjectIdentifier("1.3.6.1.5.5.7.3.28")  # id-kp-cmcRA (RFC 6402 §2.10)
 
 # strongSwan's `pki` knows no labels, so `default` has what it needs.
 ENDPOINTS = """\
-    default: {profile: device, authenticate: [basic, certificate]}
+    default: {profile: device, authenticate: [basic, certificate], client_certificates: {roles: [device]}}
     digest: {profile: device, authenticate: [digest]}
     tokens: {profile: device, authenticate: [bearer]}
     wrapped: {profile: device, base64_wrap: "76"}
@@ -41,6 +41,7 @@ ENDPOINTS = """\
       authenticate: [basic, certificate]
       full_cmc: true
       registration_authority: est
+      client_certificates: {roles: [device]}
       agents: {anchors: [offices.pem], roles: [device]}
 """
 PROFILE = """\
@@ -143,19 +144,24 @@ class EstSite:
         text = openssl("x509", "-in", leaf, "-noout", "-subject", "-serial", home=home)
         return dict(line.split("=", 1) for line in text.splitlines())
 
-    def approve(self, identifier: str = "") -> None:
-        """As an operator would: the named request, else the only one that waits."""
-        config = ("--config", self.site.config)
-        name = identifier
-        if not name:
-            [waiting] = self.waiting()
-            name = str(waiting["id"])
-        certwright("requests", "approve", name, *config)
+    def approve(self, common_name: str) -> None:
+        """As an operator would, who looks at what waits."""
+        certwright("requests", "approve", self.waiting(common_name), "--config", self.site.config)
 
-    def waiting(self) -> list[dict[str, object]]:
-        listed = certwright("requests", "list", "-o", "json", "--config", self.site.config).stdout
-        found: list[dict[str, object]] = orjson.loads(listed)
+    def deny(self, common_name: str, reason: str) -> None:
+        certwright("requests", "deny", self.waiting(common_name), "--reason", reason, "--config", self.site.config)
+
+    def waiting(self, common_name: str) -> str:
+        """The id of the only request for this name."""
+        [found] = self._waiting(common_name)
         return found
+
+    def is_waiting(self, common_name: str) -> bool:
+        return bool(self._waiting(common_name))
+
+    def _waiting(self, common_name: str) -> list[str]:
+        listed = certwright("requests", "list", "-o", "json", "--config", self.site.config).stdout
+        return [str(row["id"]) for row in orjson.loads(listed) if common_name in str(row)]
 
 
 def _configured(text: str) -> str:

@@ -1,9 +1,11 @@
 """curl and openssl: the simplest EST client there is, and the one in every manual."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from interop.est import EstSite, agent, idevid
 from interop.support import P256, RSA, Held, Site, hold, make_csr, needs, openssl, shell, verify
 
 pytestmark = needs("curl", "openssl", package="curl, openssl")
@@ -79,3 +81,138 @@ def test_a_request_for_a_key_that_is_too_weak_is_refused_with_words(site: Site, 
     said = shell(script, home=home, env=est_environment(site)).decode()
     assert said.rstrip().endswith("400")
     assert "1024" in said
+
+
+# --- everything else, each at an endpoint of its own ----------------------------------------------------------------------
+
+# What openssl and curl are told by any manual; $LOGIN is how the client proves who it is.
+ENROL = """
+openssl base64 -in $STEM.der | curl -sS --fail-with-body --cacert $CA $LOGIN -H 'Content-Type: application/pkcs10' \
+    --data-binary @- $EST_URL/$OPERATION | openssl base64 -d | openssl pkcs7 -inform der -print_certs
+"""
+STATUS = """
+openssl base64 -in $STEM.der | curl -sS --cacert $CA $LOGIN -H 'Content-Type: application/pkcs10' \
+    --data-binary @- -o said -D headers -w '%{http_code}' $EST_URL/$OPERATION
+"""
+
+
+def ask(
+    est: EstSite,
+    home: Path,
+    login: str,
+    *,
+    label: str,
+    stem: str = "device",
+    operation: str = "simpleenroll",
+    script: str = ENROL,
+) -> bytes:
+    names = {"CA": str(est.root), "EST_URL": est.url(label), "LOGIN": login, "STEM": stem, "OPERATION": operation}
+    return shell(script, home=home, env=names)
+
+
+def leaf_of(home: Path, printed: bytes, stem: str = "device") -> Path:
+    leaf = home / f"{stem}.crt"
+    leaf.write_bytes(printed)
+    return leaf
+
+
+def status(
+    est: EstSite, home: Path, login: str, *, label: str, stem: str = "device", operation: str = "simpleenroll"
+) -> tuple[int, str]:
+    """And what was said."""
+    code = ask(est, home, login, label=label, stem=stem, operation=operation, script=STATUS)
+    said = home / "said"
+    return int(code), said.read_text() if said.exists() else ""
+
+
+def basic(est: EstSite, label: str) -> str:
+    return f"-u {label}:{est.password(label)}"
+
+
+def test_a_certificate_renews_itself_and_brings_a_new_key(est: EstSite, home: Path) -> None:
+    name = "curl-renews.example.com"
+    make_csr(home, "device", cn=name, names=[name])
+    leaf = leaf_of(home, ask(est, home, basic(est, "default"), label="default"))
+    make_csr(home, "next", cn=name, names=[name], key=RSA)
+    printed = ask(est, home, f"--cert {leaf} --key device.key", label="default", stem="next", operation="simplereenroll")
+    renewed = est.hold(leaf_of(home, printed, "next"), home=home)
+    verify(renewed, purpose="sslclient", names=[name])
+    assert est.shows(renewed.leaf, home=home)["serial"] != est.shows(leaf, home=home)["serial"]
+
+
+def test_a_renewal_for_another_name_is_refused_with_words(est: EstSite, home: Path) -> None:
+    # RFC 7030 §4.2.2: "The request Subject field and SubjectAltName extension MUST be identical to the corresponding fields"
+    name = "curl-stays.example.com"
+    make_csr(home, "device", cn=name, names=[name])
+    leaf = leaf_of(home, ask(est, home, basic(est, "default"), label="default"))
+    make_csr(home, "other", cn="somebody-else.example.com", names=["somebody-else.example.com"])
+    code, said = status(est, home, f"--cert {leaf} --key device.key", label="default", stem="other", operation="simplereenroll")
+    assert (400 <= code < 500, "somebody-else.example.com" in said or "subject" in said.lower()) == (True, True), (code, said)
+
+
+def test_without_a_certificate_nothing_is_renewed(est: EstSite, home: Path) -> None:
+    make_csr(home, "device", cn="curl-nothing", names=[])
+    code, said = status(est, home, basic(est, "default"), label="default", operation="simplereenroll")
+    assert (code, "TLS handshake" in said) == (403, True), said
+
+
+def test_what_a_manufacturer_certified_enrols_by_its_certificate(est: EstSite, home: Path) -> None:
+    make_csr(home, "device", cn="serial-4711", names=[])
+    certificate, key = idevid(est, "serial-4711", home=home)
+    leaf = leaf_of(home, ask(est, home, f"--cert {certificate} --key {key}", label="idevid"))
+    verify(est.hold(leaf, home=home), purpose="sslclient")
+    code, said = status(est, home, f"--cert {certificate} --key {key}", label="idevid", operation="simplereenroll")
+    assert code == 403, said  # an IDevID enrols, and is never renewed here
+
+
+def test_a_certificate_of_one_label_opens_no_other(est: EstSite, home: Path) -> None:
+    make_csr(home, "device", cn="curl-default", names=[])
+    leaf = leaf_of(home, ask(est, home, basic(est, "default"), label="default"))
+    code, said = status(est, home, f"--cert {leaf} --key device.key", label="idevid")
+    assert code == 403, said
+    code, said = status(est, home, f"--cert {leaf} --key device.key", label="bootstrap", operation="simplereenroll")
+    assert code == 403, said
+
+
+def test_azures_way_a_bootstrap_certificate_enrols_the_next_one(est: EstSite, home: Path) -> None:
+    make_csr(home, "est-id", cn="edge-device", names=[])
+    bootstrap = leaf_of(home, ask(est, home, basic(est, "bootstrap"), label="bootstrap", stem="est-id"), "est-id")
+    make_csr(home, "device-ca", cn="edge-device-ca", names=["edge.example.com"])
+    printed = ask(est, home, f"--cert {bootstrap} --key est-id.key", label="bootstrap", stem="device-ca")
+    verify(est.hold(leaf_of(home, printed, "device-ca"), home=home), purpose="sslclient", names=["edge.example.com"])
+
+
+def test_a_registration_authority_enrols_for_others(est: EstSite, home: Path) -> None:
+    # RFC 7030 §3.7: "the EST server can use the id-kp-cmcRA extended key usage"
+    certificate, key = agent(est, home=home)
+    make_csr(home, "device", cn="behind-the-counter", names=["counter.example.com"])
+    printed = ask(est, home, f"--cert {certificate} --key {key}", label="cmc")
+    verify(est.hold(leaf_of(home, printed), home=home), purpose="sslclient", names=["counter.example.com"])
+
+
+def test_a_request_waits_for_an_approval_and_comes_back(est: EstSite, home: Path) -> None:
+    make_csr(home, "device", cn="curl-waits", names=[])
+    code, said = status(est, home, basic(est, "approved"), label="approved")
+    headers = (home / "headers").read_text().lower()
+    assert (code, said) == (202, "")
+    assert re.search(r"^retry-after: \d+\r?$", headers, re.MULTILINE), headers
+    assert status(est, home, basic(est, "approved"), label="approved") == (202, "")
+    est.approve("curl-waits")
+    leaf = leaf_of(home, ask(est, home, basic(est, "approved"), label="approved"))
+    assert est.shows(leaf, home=home)["subject"].replace(" ", "") == "CN=curl-waits"
+
+
+def test_a_request_that_is_denied_is_told_why(est: EstSite, home: Path) -> None:
+    make_csr(home, "device", cn="curl-denied", names=[])
+    assert status(est, home, basic(est, "approved"), label="approved")[0] == 202
+    est.deny("curl-denied", "not one of ours")
+    code, said = status(est, home, basic(est, "approved"), label="approved")
+    assert (code, "not one of ours" in said) == (403, True), said
+
+
+@pytest.mark.parametrize("label", ["digest", "tokens"])
+def test_nothing_but_what_a_label_takes_opens_it(est: EstSite, home: Path, label: str) -> None:
+    make_csr(home, "device", cn="curl-basic", names=[])
+    code, said = status(est, home, "-u device:nothing", label=label)
+    assert (code, said) == (401, "")
+    assert "www-authenticate: basic" not in (home / "headers").read_text().lower()

@@ -1,10 +1,12 @@
 """strongSwan's `pki` (Debian strongswan-pki) as an EST client."""
 
+import time
 from pathlib import Path
 
 import pytest
 
-from interop.support import P256, RSA, Site, hold, make_csr, needs, openssl, refused, run, verify
+from interop.est import EstSite
+from interop.support import P256, RSA, Site, hold, make_csr, needs, openssl, pem_certificates, refused, run, running, verify
 
 pytestmark = needs("pki", package="strongswan-pki, libstrongswan-extra-plugins")
 
@@ -46,3 +48,61 @@ def test_est_enrols_with_a_password(site: Site, home: Path, key: tuple[str, ...]
 def test_a_wrong_password_is_refused(site: Site, home: Path) -> None:
     make_csr(home, "device", cn=site.name("strongswan-est"), names=[])
     assert "401" in refused(enrol(site, home, "wrong"), home=home)
+
+
+# --- at a server that takes certificates and asks for approvals -----------------------------------------------------------
+
+
+def est_command(est: EstSite, stem: str, *proof: str | Path) -> list[str | Path]:
+    command: list[str | Path] = ["pki", "--est", "--url", est.server_url, "--in", f"{stem}.der", "--cacert", est.root]
+    return [*command, *proof, "--outform", "pem"]
+
+
+def by_password(est: EstSite, user: str = "default", *, role: str = "device") -> tuple[str, str]:
+    return "--userpass", f"{user}:{est.password(user=user, role=role)}"
+
+
+def renewable(est: EstSite, home: Path, name: str, *, key: tuple[str, ...]) -> Path:
+    make_csr(home, "device", cn=name, names=[name], key=key)
+    leaf = home / "device.pem"
+    leaf.write_bytes(run(est_command(est, "device", *by_password(est)), home=home).stdout)
+    return leaf
+
+
+@pytest.mark.parametrize("key", [P256, RSA], ids=["P-256", "RSA"])
+def test_a_certificate_renews_itself(est: EstSite, home: Path, key: tuple[str, ...]) -> None:
+    name = "swan-renews.example.com"
+    leaf = renewable(est, home, name, key=key)
+    make_csr(home, "next", cn=name, names=[name], key=key)
+    renewed = home / "next.pem"
+    renewed.write_bytes(run(est_command(est, "next", "--cert", leaf, "--key", "device.key"), home=home).stdout)
+    verify(est.hold(renewed, home=home), purpose="sslclient", names=[name])
+    assert est.shows(renewed, home=home)["serial"] != est.shows(leaf, home=home)["serial"]
+
+
+def test_a_renewal_for_another_name_is_refused(est: EstSite, home: Path) -> None:
+    leaf = renewable(est, home, "swan-stays.example.com", key=P256)
+    make_csr(home, "other", cn="swan-moves.example.com", names=["swan-moves.example.com"])
+    assert "403" in refused(est_command(est, "other", "--cert", leaf, "--key", "device.key"), home=home)
+
+
+def test_it_polls_until_somebody_has_approved(est: EstSite, home: Path) -> None:
+    make_csr(home, "device", cn="swan-waits", names=[])
+    proof = by_password(est, "waiting", role="waiting")
+    with running([*est_command(est, "device", *proof, "--interval", "1", "--maxpolltime", "60")], home=home) as polling:
+        deadline = time.monotonic() + 60
+        while not est.is_waiting("swan-waits"):
+            assert time.monotonic() < deadline
+        assert polling.poll() is None, "it waits"
+        est.approve("swan-waits")
+        assert polling.wait(timeout=60) == 0
+    leaf = home / "swan.pem"
+    leaf.write_text(pem_certificates(home / "pki.log")[0])
+    verify(est.hold(leaf, home=home), purpose="sslclient")
+
+
+def test_it_gives_up_where_nobody_approves(est: EstSite, home: Path) -> None:
+    make_csr(home, "device", cn="swan-gives-up", names=[])
+    proof = by_password(est, "waiting", role="waiting")
+    command = est_command(est, "device", *proof, "--interval", "1", "--maxpolltime", "2")
+    assert "BEGIN CERTIFICATE" not in refused(command, home=home)

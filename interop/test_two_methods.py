@@ -30,7 +30,7 @@ fi
 
 def edited(text: str) -> str:
     for old, new in (
-        ("\n  est:\n", "\n    twice: {profiles: [precious], challenges: [http-01, dns-01]}\n  est:\n"),
+        ("\n  est:\n    default:", "\n    twice: {profiles: [precious], challenges: [http-01, dns-01]}\n  est:\n    default:"),
         ("\n  tls-server:", "\n  precious: {issuer: issuing, validity: 1d, methods_required: 2}\n  tls-server:"),
         ("allowed_profiles: [tls-server, short-lived]\n", "allowed_profiles: [tls-server, short-lived, precious]\n"),
     ):

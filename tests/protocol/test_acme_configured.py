@@ -25,7 +25,7 @@ PRECIOUS = "  precious: {issuer: issuing, validity: 1d, methods_required: 2}\n"
 
 def edited(text: str) -> str:
     for old, new in (
-        ("\n  est:\n", f"\n{ENDPOINTS}  est:\n"),
+        ("\n  est:\n    default:", f"\n{ENDPOINTS}  est:\n    default:"),
         ("\n  tls-server:", f"\n{PRECIOUS}  tls-server:"),
         ("allowed_profiles: [tls-server, short-lived]\n", "allowed_profiles: [tls-server, short-lived, precious]\n"),
         ("\n  http01_port:", "\n  attempts: 2\n  retry_delay: 2s\n  caa_identities: [ca.example.test]\n  http01_port:"),
