@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from secrets import token_bytes as new_secret
 
 from certwright.config import Config
 from certwright.config_est import EstSettings
 from certwright.exporter import TlsInternals
 from est.authentication import Authenticator
 from est.certificates import CertificateChecks
-from est.cmc.service import FullCmc
+from est.cmc.service import full_cmc
 from est.connection import Connections
 from est.digest import Nonces
 from est.endpoint import (
@@ -27,12 +28,15 @@ from est.http import EstServer
 from est.keymaker import KeyMaker
 from est.secrets import DigestLogin, SecretChecks
 from est.serverkeygen import KeyGeneration
+from issuance.cmc_secrets import CmcSecrets
 from issuance.credentials import Credentials
 from issuance.digests import Digests
 from issuance.lockout import Lockouts
+from issuance.revocation import PublishedCrls
 from issuance.sealed import SealedSecrets
 from issuance.service import Issuance
 from pki.clock import Clock
+from pki.sealing import KEY_OCTETS
 from signer.api import Signer
 from storage.database import Database
 
@@ -68,7 +72,19 @@ def est_server(
             signer=signer,
             maker=KeyMaker(),
         ),
-        full_cmc=FullCmc(),
+        full_cmc=full_cmc(
+            authenticator=authenticator,
+            certificates=certificates,
+            enroller=enroller,
+            register=issuance,
+            crls=PublishedCrls(database),
+            secrets=CmcSecrets(database=database, clock=clock, sealed=sealed, lockouts=lockouts),
+            signer=signer,
+            # Without sealing keys no label has CMC (config_est.py), so nothing is ever made with these.
+            sealing_keys=config.sealing_keys or (new_secret(KEY_OCTETS),),
+            clock=clock,
+            random_bytes=new_secret,
+        ),
         connections=Connections(internals),
         secrets=secrets,
     )

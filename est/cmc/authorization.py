@@ -26,6 +26,7 @@ from est.cmc.requests import Read
 from est.connection import Connection
 from est.endpoint import Authentication
 from est.exchange import Exchange
+from issuance.lockout import FailureLimits
 from issuance.request import CertificateRole, SharedSecret
 from issuance.sealed import SealedCredential
 from pki import der
@@ -38,7 +39,6 @@ from policy.principal import Principal, PrincipalKind
 
 _WEAK = frozenset({Digest.MD5, Digest.SHA1})
 _SUBJECT_KEY_IDENTIFIER = "2.5.29.14"
-_NO_SECRET = b"there is no such secret"  # a MAC is computed for strangers, too
 
 
 class Standing(enum.Enum):
@@ -66,7 +66,7 @@ class Authority:
 
     caller: Caller
     standing: Standing
-    secret: bytes = field(default=b"", repr=False)
+    secret: str = field(default="", repr=False)
 
     @property
     def is_agent(self) -> bool:
@@ -88,17 +88,25 @@ class Signer:
 
 
 @dataclass(frozen=True, slots=True)
-class IdentityProof:
+class IdentityClaim:
     """The controls identification and identityProofV2 (§6.2); `is_by` says whether the proof was made with a secret."""
 
     identification: str
-    is_by: Callable[[bytes], bool] = field(repr=False)
+    is_by: Callable[[str], bool] = field(repr=False)
 
 
 class SharedSecrets(Protocol):
-    """What CMC needs of `issuance.sealed.SealedSecrets`."""
+    """What CMC needs of `issuance.cmc_secrets.CmcSecrets`."""
 
-    async def cmc_secret(self, *, endpoint: str, identification: str) -> SealedCredential | None: ...
+    async def check(
+        self,
+        *,
+        endpoint: str,
+        identification: str,
+        is_right: Callable[[str], bool],
+        address: str = ...,
+        limits: FailureLimits = ...,
+    ) -> SealedCredential: ...
 
 
 def find_signer(message: SignedMessage, requests: Sequence[Read]) -> Signer | None:
@@ -144,17 +152,17 @@ class Authorizer:
         message: SignedMessage,
         signer: Signer | None,
         requests: Sequence[Read],
-        proof: IdentityProof | None,
+        claim: IdentityClaim | None,
     ) -> Authority:
         """Raises CmcRefusal; Rejection(UNAUTHENTICATED) where HTTP has to ask for credentials; Unavailable."""
         if signer is not None and signer.is_certified:
-            if proof is not None:
+            if claim is not None:
                 text = "identityProofV2 stands in for a certificate; leave it out of a message that is signed with one"
                 raise CmcRefusal(FailInfo.BAD_REQUEST, text)
             return await self._holder(exchange, message, signer)
         _check_own_key(signer, requests)
-        if proof is not None:
-            return await self._knows_secret(exchange, proof)
+        if claim is not None:
+            return await self._knows_secret(exchange, claim)
         if signer is None:
             raise CmcRefusal(FailInfo.BAD_MESSAGE_CHECK, "the message is not signed, and nothing in it says who sent it")
         return await self._by_transport(exchange)
@@ -179,15 +187,20 @@ class Authorizer:
             raise CmcRefusal(FailInfo.BAD_IDENTITY, text)
         return Authority(caller, standing)
 
-    async def _knows_secret(self, exchange: Exchange, proof: IdentityProof) -> Authority:
+    async def _knows_secret(self, exchange: Exchange, claim: IdentityClaim) -> Authority:
         """§6.2: an identification that nobody has and a proof that is wrong look alike."""
-        found = await self._secrets.cmc_secret(endpoint=exchange.endpoint.label, identification=proof.identification)
-        right = proof.is_by(_NO_SECRET if found is None else found.secret)
-        if found is None or not right:
-            text = "identification and identityProofV2 are not valid at this endpoint; ask an operator for a shared secret"
-            raise CmcRefusal(FailInfo.BAD_IDENTITY, text)
+        try:
+            found = await self._secrets.check(
+                endpoint=exchange.endpoint.label,
+                identification=claim.identification,
+                is_right=claim.is_by,
+                address=exchange.source_address,
+                limits=failure_limits(exchange),
+            )
+        except Rejection as rejection:
+            raise from_rejection(rejection) from rejection
         principal = Principal(PrincipalKind.CMC_CLIENT, found.id, found.roles, source_address=exchange.source_address)
-        return Authority(Caller(principal, SharedSecret(found.id), found.profile), Standing.SECRET, found.secret)
+        return Authority(Caller(principal, SharedSecret(found.id), found.profile), Standing.SECRET, found.secret.decode())
 
     async def _by_transport(self, exchange: Exchange) -> Authority:
         try:
@@ -197,6 +210,12 @@ class Authorizer:
                 raise  # HTTP asks for credentials, as for every other operation
             raise from_rejection(rejection) from rejection
         return Authority(caller, Standing.TRANSPORT)
+
+
+def failure_limits(exchange: Exchange) -> FailureLimits:
+    """How many wrong secrets this label puts up with."""
+    limits = exchange.endpoint.limits
+    return FailureLimits(per_name=limits.failures_per_user, per_address=limits.failures_per_address)
 
 
 def _check_own_key(signer: Signer | None, requests: Sequence[Read]) -> None:

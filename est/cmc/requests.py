@@ -10,8 +10,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from cryptography.hazmat.primitives.asymmetric import rsa
-
 from est.cmc.failinfo import from_rejection
 from est.cmc.messages import CmcRefusal, CrmfRequest, FailInfo, Pkcs10Request
 from est.cmc.waiting import Enrollable
@@ -50,7 +48,7 @@ def read(request: Enrollable) -> Read:
 
 def is_possessed(found: Read, *, by_agent: bool, vouched: Collection[int]) -> bool:
     """Whether the key's possession is certain; False where a challenge has to show it. `vouched` is what an agent's
-    lraPOPWitness lists. Raises CmcRefusal: POP_FAILED, POP_REQUIRED.
+    lraPOPWitness lists. Raises CmcRefusal(POP_FAILED).
     """
     match found.possession:
         case Possession.PROVED:
@@ -60,12 +58,7 @@ def is_possessed(found: Read, *, by_agent: bool, vouched: Collection[int]) -> bo
         case Possession.BY_AGENT:
             text = "only a registration authority may say raVerified; sign the request with its key"
             raise CmcRefusal(FailInfo.POP_FAILED, text, body_parts=(found.body_part,))
-        case Possession.TO_BE_PROVED if found.body_part in vouched:
-            return True
-        case Possession.TO_BE_PROVED if isinstance(found.csr.public_key, rsa.RSAPublicKey):
-            return False
         case Possession.TO_BE_PROVED:
-            text = "nothing shows that the sender has its private key; sign the request with it"
-            raise CmcRefusal(FailInfo.POP_REQUIRED, text, body_parts=(found.body_part,))
+            return found.body_part in vouched
         case _:
             assert_never(found.possession)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from est.authentication import Authenticator
 from est.certificates import CertificateChecks, Register
-from est.cmc.service import FullCmc
+from est.cmc.repository import Certificates
+from est.cmc.service import full_cmc
 from est.connection import Connections
 from est.endpoint import EstEndpoint
 from est.enroll import Enroller, Enrolment
@@ -19,14 +21,17 @@ from est.http import EstServer
 from est.keymaker import KeyMaker
 from est.secrets import DigestLogin, Passwords, SecretChecks
 from est.serverkeygen import KeyEncryptionKeys, KeyGeneration, RegistrationSigner
+from issuance.lockout import NO_LIMITS, FailureLimits
 from issuance.sealed import SealedCredential
-from pki.clock import Clock, SystemClock
+from pki.clock import Clock, Micros, SystemClock
+from pki.reasons import Reason, Rejection
+from pki.sealing import KEY_OCTETS
 from policy.profiles import Profiles
 from signer.api import Hash
 from tests.helpers.profiles import profile
 
 
-class Pipeline(Enrolment, Register, Protocol):
+class Pipeline(Enrolment, Register, Certificates, Protocol):
     """What EST needs of issuance."""
 
 
@@ -39,6 +44,39 @@ class KnownKeys:
     async def key_encryption_key(self, *, endpoint: str, key_id: bytes) -> SealedCredential | None:
         key = self.keys.get((endpoint, key_id))
         return None if key is None else SealedCredential(f"{endpoint}/{key_id.hex()}", endpoint, key, frozenset(), "")
+
+
+@dataclass(slots=True)
+class KnownSecrets:
+    """Shared secrets of CMC clients in the clear, by endpoint and identification."""
+
+    secrets: dict[tuple[str, str], str] = field(default_factory=dict)
+    failures: int = 0
+
+    async def check(
+        self,
+        *,
+        endpoint: str,
+        identification: str,
+        is_right: Callable[[str], bool],
+        address: str = "",
+        limits: FailureLimits = NO_LIMITS,
+    ) -> SealedCredential:
+        secret = self.secrets.get((endpoint, identification))
+        if secret is None or not is_right(secret):
+            self.failures += 1
+            raise Rejection(Reason.UNAUTHENTICATED, "not valid here")
+        return SealedCredential(f"{endpoint}/{identification}", endpoint, secret.encode(), frozenset({"device"}), "")
+
+
+@dataclass(slots=True)
+class KnownCrls:
+    """By issuer: (thisUpdate, DER), oldest first."""
+
+    crls: dict[str, list[tuple[Micros, bytes]]] = field(default_factory=dict)
+
+    async def find(self, issuer: str, *, at: Micros) -> bytes | None:
+        return next((der for since, der in reversed(self.crls.get(issuer, [])) if since <= at), None)
 
 
 @dataclass(slots=True)
@@ -67,6 +105,8 @@ def est_server(
     keys: KeyEncryptionKeys | None = None,
     signer: RegistrationSigner | None = None,
     maker: KeyMaker | None = None,
+    crls: KnownCrls | None = None,
+    cmc_secrets: KnownSecrets | None = None,
 ) -> EstServer:
     secrets = SecretChecks(credentials, digest=digest)
     profiles = profiles or Profiles([profile(name) for name in {endpoint.profile for endpoint in endpoints.values()}])
@@ -85,7 +125,18 @@ def est_server(
             signer=signer or TestSigner(),
             maker=maker or KeyMaker(),
         ),
-        full_cmc=FullCmc(),
+        full_cmc=full_cmc(
+            authenticator=authenticator,
+            certificates=certificates,
+            enroller=enroller,
+            register=issuance,
+            crls=crls or KnownCrls(),
+            secrets=cmc_secrets or KnownSecrets(),
+            signer=signer or TestSigner(),
+            sealing_keys=(b"k" * KEY_OCTETS,),
+            clock=clock or SystemClock(),
+            random_bytes=os.urandom,
+        ),
         connections=connections or Connections(),
         secrets=secrets,
     )

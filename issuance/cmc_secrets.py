@@ -1,0 +1,51 @@
+"""Shared secrets of CMC clients, checked (RFC 5272 §6.2): a proof made with one is right or wrong, and wrong ones are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from issuance.lockout import LOCKS, NO_LIMITS, Attempt, FailureLimits, Lockouts
+from issuance.sealed import SealedCredential, SealedKind, SealedSecrets
+from pki.clock import Clock
+from pki.reasons import Reason, Rejection
+from storage.database import Database
+
+LOCKS_SQL = f"SELECT locks.* FROM {LOCKS}"  # noqa: S608  # constants only
+
+_NOBODYS = "there is no such secret"
+
+
+class CmcSecrets:
+    def __init__(self, *, database: Database, clock: Clock, sealed: SealedSecrets, lockouts: Lockouts) -> None:
+        self._database = database
+        self._clock = clock
+        self._sealed = sealed
+        self._lockouts = lockouts
+
+    async def check(
+        self,
+        *,
+        endpoint: str,
+        identification: str,
+        is_right: Callable[[str], bool],
+        address: str = "",
+        limits: FailureLimits = NO_LIMITS,
+    ) -> SealedCredential:
+        """`is_right` says whether what was sent goes with this secret; it is asked for an identification that nobody has, too.
+
+        Raises Rejection: UNAUTHENTICATED, the same for every way to be wrong, or RATE_LIMITED; and Unavailable.
+        """
+        attempt = Attempt(SealedKind.CMC_SECRET.value, endpoint, identification, address, limits)
+        async with self._lockouts.turn(attempt):
+            row = await self._database.fetch_one(LOCKS_SQL, *attempt.locks)
+            if row is None:
+                raise AssertionError("a query that always has one row had none")
+            attempt.check(row, self._clock.micros())
+            found = await self._sealed.cmc_secret(endpoint=endpoint, identification=identification)
+            if not is_right(_NOBODYS if found is None else found.secret.decode()) or found is None:
+                await self._lockouts.failed(attempt)
+                raise Rejection(
+                    Reason.UNAUTHENTICATED,
+                    "identification and shared secret are not valid at this EST endpoint; ask an operator for a secret",
+                )
+            return found
