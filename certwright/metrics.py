@@ -74,6 +74,9 @@ class Metrics:
         self.crl_next_update = self._fact(
             "certwright_crl_next_update_timestamp_seconds", "nextUpdate of the newest CRL.", ["issuer"]
         )
+        self.approvals_pending = self._fact(
+            "certwright_approvals_pending", "Requests that wait for somebody to agree.", ["stage"]
+        )
         self.jobs = self._fact("certwright_jobs", "Jobs by kind and state.", ["queue", "state"])
         self._fact("certwright_build_info", "The version that runs.", ["version"]).labels(version("certwright")).set(1)
 

@@ -19,6 +19,7 @@ NEXT_UPDATES_SQL = "SELECT issuer, max(next_update) AS next_update FROM crl GROU
 JOBS_SQL = (
     "SELECT kind, CASE WHEN claim = '' THEN 'waiting' ELSE 'claimed' END AS state, count(*) AS jobs FROM job GROUP BY 1, 2"
 )
+APPROVALS_SQL = "SELECT count(*) AS pending FROM approval_request WHERE state = 'pending'"
 
 
 class MetricsPage:
@@ -40,6 +41,8 @@ class MetricsPage:
     async def _read(self) -> None:
         for row in await self._database.fetch(NEXT_UPDATES_SQL):
             self._metrics.crl_next_update.labels(row["issuer"]).set(row["next_update"] / 1_000_000)
+        for row in await self._database.fetch(APPROVALS_SQL):
+            self._metrics.approvals_pending.labels("approver").set(row["pending"])
         counted = {(row["kind"], row["state"]): row["jobs"] for row in await self._database.fetch(JOBS_SQL)}
         self._seen |= counted.keys()
         for kind, state in self._seen:

@@ -18,7 +18,7 @@ import asyncpg
 import pytest
 
 from acmeserver import store
-from issuance import ledger
+from issuance import approval_requests, ledger
 from storage.migrate import upgrade
 from storage.sql import Engine, for_engine, parameters
 from tests.helpers.postgres import PostgresServer, run_apart
@@ -50,6 +50,11 @@ FILL = (
         "not_after, issued_at) SELECT 'i', 's' || n, 'a' || n, '\\x30', 'k', 'p', '[]', 'acme', 'default', 'acme-account:big', 1, 2, n "
         f"FROM generate_series(1, {ORDERS}) AS n"
     ),
+    (
+        "INSERT INTO approval_request SELECT 'r' || n, 'd' || n, 1, CASE WHEN n % 40 = 7 THEN 'pending' ELSE 'issued' END, "
+        "CASE WHEN n % 40 = 7 THEN 'est-user:p' || n ELSE 'est-user:big' END, '[]', '', 'est', 'default', 'p', 'v', 'careful', '[]', NULL, "
+        f"NULL, 'k', 0, '\\x30', '\\x30', n, {LATER}, {LATER}, NULL, '', '', 'u' || n FROM generate_series(1, {ORDERS}) AS n"
+    ),
 )
 
 NAMES = ("n7.example.com", *(f"m{n}.example.com" for n in range(store.NAMES_AT_ONCE - 1)))
@@ -63,6 +68,11 @@ STATEMENTS = {
     "settle": (store.SETTLE_ORDER_SQL, ("o7", "processing", "valid", "", "i", "s7")),
     "account": (store.ACCOUNT_SQL, ("big", "default")),
     "account by key": (store.ACCOUNT_BY_KEY_SQL, ("default", "thumb7")),
+    "approval of a wish": (approval_requests.LIVE_SQL, ("d7",)),
+    "approval": (approval_requests.FIND_SQL, ("r7", "")),
+    "waiting of one": (approval_requests.PENDING_OF_SQL, ("est-user:big",)),
+    "use of an approval": (approval_requests.USE_SQL, ("r7", "approved", "issued", "i", 0, NOW)),
+    "approval given back": (approval_requests.RELEASE_SQL, ("u7", "issued", "approved")),
     "by serial": (ledger.BY_SERIAL_SQL, ("s7", "i", "")),
 }
 
