@@ -171,11 +171,8 @@ class Credentials:
     ) -> Credential:
         """Raises Rejection: UNAUTHENTICATED, the same for every way to be wrong, or RATE_LIMITED; and Unavailable."""
         attempt = Attempt(CredentialKind.EST_USER.value, endpoint, user, address, limits)
-        presented = prepared(password)
-        if _is_generated(presented):  # nobody guesses one of those, so nobody has to wait
-            return await self._guarded(CredentialKind.EST_USER, attempt, est_user_id(endpoint, user), presented)
-        async with self._lockouts.turn(attempt):
-            return await self._guarded(CredentialKind.EST_USER, attempt, est_user_id(endpoint, user), presented)
+        checked = self._guarded(CredentialKind.EST_USER, attempt, est_user_id(endpoint, user), prepared(password))
+        return await self._lockouts.to_its_end(checked)
 
     async def check_est_token(
         self, *, endpoint: str, token: str, address: str = "", limits: FailureLimits = NO_LIMITS
@@ -184,7 +181,8 @@ class Credentials:
         match = _EST_TOKEN.fullmatch(token)
         id_ = "" if match is None else match[1]
         attempt = Attempt(CredentialKind.EST_TOKEN.value, endpoint, id_, address, limits)
-        return await self._guarded(CredentialKind.EST_TOKEN, attempt, id_, _NO_TOKEN if match is None else token)
+        checked = self._guarded(CredentialKind.EST_TOKEN, attempt, id_, _NO_TOKEN if match is None else token)
+        return await self._lockouts.to_its_end(checked)
 
     async def check_scep_challenge(self, *, endpoint: str, challenge: str) -> Credential:
         """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong, and Unavailable."""
@@ -192,6 +190,12 @@ class Credentials:
         return await self._check(CredentialKind.SCEP_CHALLENGE, endpoint=endpoint, id_=id_, presented=prepared(challenge))
 
     async def _guarded(self, kind: CredentialKind, attempt: Attempt, id_: str, presented: str) -> Credential:
+        if _is_generated(presented):  # nobody guesses one of those, so nobody has to wait for their turn
+            return await self._counted(kind, attempt, id_, presented)
+        async with self._lockouts.turn(attempt):
+            return await self._counted(kind, attempt, id_, presented)
+
+    async def _counted(self, kind: CredentialKind, attempt: Attempt, id_: str, presented: str) -> Credential:
         try:
             return await self._check(kind, endpoint=attempt.endpoint, id_=id_, presented=presented, attempt=attempt)
         except Rejection as rejection:

@@ -77,6 +77,9 @@ class Digests:
         Raises Rejection: UNAUTHENTICATED, the same for every way to be wrong, or RATE_LIMITED; and Unavailable.
         """
         attempt = Attempt(CredentialKind.EST_USER.value, endpoint, user, address, limits)
+        return await self._lockouts.to_its_end(self._counted(attempt, answers))
+
+    async def _counted(self, attempt: Attempt, answers: Callable[[DigestHashes], bool]) -> Credential:
         async with self._lockouts.turn(attempt):
             found, given = await self._find(attempt)
             if not answers(given) or found is None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from issuance.buckets import Bucket, again, count, said
@@ -20,6 +21,8 @@ from pki.clock import Clock, Micros
 from pki.reasons import Reason, Rejection
 from policy.limits import Limit, address_key, terms, wait
 from storage.database import Database, Row, Step
+
+T = TypeVar("T")
 
 # Joined to the query that looks for the secret, so that an attempt costs no round trip more.
 LOCKS = """(SELECT (SELECT tat FROM rate_bucket WHERE owner = $1 AND name = $2) AS by_name,
@@ -93,6 +96,19 @@ class Lockouts:
         self._database = database
         self._clock = clock
         self._turns: WeakValueDictionary[Bucket, asyncio.Lock] = WeakValueDictionary()
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def to_its_end(self, attempt: Coroutine[Any, Any, T]) -> T:
+        """A guess that nobody waits for any more is a guess: it is looked at and counted, whoever has gone away meanwhile."""
+        task = asyncio.create_task(attempt)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever still waits is told; asyncio need not say that nobody was
 
     @contextlib.asynccontextmanager
     async def turn(self, attempt: Attempt) -> AsyncIterator[None]:
