@@ -164,7 +164,7 @@ async def test_a_challenge_password_in_a_request_means_nothing_here(client: Clie
     [
         ("POST", "/cacerts", 405),
         ("GET", "/simpleenroll", 405),
-        ("POST", "/simplereenroll", 501),
+        ("POST", "/simplereenroll", 403),
         ("POST", "/serverkeygen", 501),
         ("POST", "/fullcmc", 501),
         ("GET", "/nonsense", 404),
