@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from certwright.clients import env_file
 from certwright.compose import expected_keys
 from certwright.config import Config, load
+from certwright.exporter import NotAvailable, find_internals
 from certwright.failures import DONE, REFUSED
 from pki.clock import Clock, to_datetime
 from pki.reasons import Unavailable
@@ -51,6 +52,7 @@ def _findings(config: Config, clock: Clock) -> Iterator[Finding]:
     yield from _expiry(config, clock)
     yield from _profiles(config, clock)
     yield from _roles(config)
+    yield from _linking(config)
     yield from _perspectives(config, clock)
     if env_file(config).exists():
         yield Finding("warn", f"{env_file(config)} holds the first secrets: move them to where they are needed, then delete it")
@@ -137,6 +139,23 @@ def _roles(config: Config) -> Iterator[Finding]:
             yield Finding(
                 "warn", f"ACME endpoint {name}: no policy has a role of it ({roles}), so it refuses every order; see `policies`"
             )
+
+
+def _linking(config: Config, find: Callable[[], object] = find_internals) -> Iterator[Finding]:
+    """A proof that is linked to TLS 1.3 takes what not every Python lets us at."""
+    labels = [name for name, label in config.est.items() if label.proof_linking != "off"]
+    if not labels:
+        return
+    try:
+        find()
+    except NotAvailable as why:
+        yield Finding(
+            "warn",
+            f"EST {', '.join(labels)}: proofs of possession can be linked to TLS 1.2 only, with this Python ({why}); "
+            "clients that speak TLS 1.3 have to be told to use 1.2",
+        )
+    else:
+        yield Finding("ok", f"EST {', '.join(labels)}: proofs of possession can be linked to TLS 1.2 and TLS 1.3")
 
 
 def _expiry(config: Config, clock: Clock) -> Iterator[Finding]:

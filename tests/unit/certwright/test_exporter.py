@@ -6,15 +6,14 @@ pyOpenSSL is the independent other end: another wrapper, with an OpenSSL of its 
 from __future__ import annotations
 
 import contextlib
-import gc
 import ssl
-import weakref
 from pathlib import Path
 
 import pytest
 from OpenSSL import SSL
 
-from certwright import exporter
+from certwright import doctor, exporter
+from certwright.config import Config, parse
 from certwright.exporter import LABEL, LENGTH, NotAvailable, TlsInternals, find_internals
 from est.connection import BindingType, Connections
 from tests.helpers.issuance_simulator import ThrowAwayCa
@@ -155,11 +154,24 @@ def test_an_end_that_disagrees_fails_the_self_test(internals: TlsInternals) -> N
         exporter._test(Wrong(internals._library, internals._kind, internals._offset, internals._keep))
 
 
-def test_nothing_is_kept_of_a_connection_that_is_gone(internals: TlsInternals, server: ssl.SSLContext) -> None:
-    connections = Connections(internals)
-    pair = Pair(server)
-    connections.binding(pair.server)
-    gone = weakref.ref(pair.server)
-    del pair
-    gc.collect()
-    assert gone() is None
+def with_linking(made: Path, word: str) -> Config:
+    file = made / "certwright.yaml"
+    return parse(file, file.read_text().replace("authenticate: [basic]", f"authenticate: [basic], proof_linking: {word}"), {})
+
+
+@pytest.mark.parametrize("word", ["optional", "required"])
+def test_check_says_with_which_versions_of_tls_a_proof_can_be_linked(made: Path, word: str) -> None:
+    config = with_linking(made, word)
+    [good] = doctor._linking(config)
+    assert (good.level, "EST default" in good.said, "TLS 1.3" in good.said) == ("ok", True, True)
+
+    def other_python() -> None:
+        raise NotAvailable("its ssl module is made otherwise")
+
+    [bad] = doctor._linking(config, other_python)
+    assert bad.level == "warn"
+    assert "TLS 1.2 only, with this Python (its ssl module is made otherwise)" in bad.said
+
+
+def test_check_is_silent_where_nothing_is_linked(made: Path) -> None:
+    assert list(doctor._linking(with_linking(made, "off"))) == []
