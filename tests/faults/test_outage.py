@@ -23,7 +23,18 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from tests.helpers.front_doors import Books, Door, Doors, Neighbourhood, Reply, Watch, freeze, settle, until
+from tests.helpers.front_doors import (
+    Books,
+    Door,
+    Doors,
+    Neighbourhood,
+    Reply,
+    Watch,
+    freeze,
+    settle,
+    until,
+    with_key_generation,
+)
 from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries, running_server
 from tests.helpers.server import Server
 from tests.helpers.wanted import Wanted
@@ -58,6 +69,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             resolver=around.dns.address,
             http01_port=around.http.port,
             allow_networks=["127.0.0.0/8"],
+            edit=with_key_generation,
         )
         with server:
             doors = Doors(server, around)

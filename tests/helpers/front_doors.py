@@ -44,6 +44,7 @@ from pki.strict import base64url
 from tests.helpers import scep
 from tests.helpers.acme_client import JOSE, AccountKey, make_jws, to_json
 from tests.helpers.dns import DnsServer
+from tests.helpers.keygen import delivered, spki_in, spki_of
 from tests.helpers.postgres import run_apart
 from tests.helpers.scep import Message, enveloped
 from tests.helpers.server import PATIENCE, Server
@@ -59,11 +60,14 @@ class Door(enum.Enum):
 
     ACME = "ACME finalize"
     EST = "EST simpleenroll"
+    EST_KEYGEN = "EST serverkeygen"
     SCEP_POST = "SCEP PKCSReq by POST"
     SCEP_GET = "SCEP PKCSReq by GET"
     REST_JSON = "REST with JSON"
     REST_PEM = "REST with a bare CSR"
 
+
+EST_OPERATIONS = {Door.EST: "simpleenroll", Door.EST_KEYGEN: "serverkeygen"}
 
 # ---------------------------------------------------------------------- the wire
 
@@ -157,6 +161,12 @@ def converse(connection: socket.socket, *parts: bytes, end: bool = True) -> byte
         while chunk := connection.recv(65536):
             received += chunk
     return bytes(received)
+
+
+def with_key_generation(text: str) -> str:
+    """The configuration that `init` wrote, with keys made for devices."""
+    text = text.replace("  device:\n", "  device:\n    server_keygen: true\n", 1)
+    return text.replace("  est:\n    default: {", "  est:\n    default: {server_keygen: true, ", 1)
 
 
 # ---------------------------------------------------------------------- what is around a server
@@ -345,8 +355,8 @@ class Doors:
         match door:
             case Door.ACME:
                 return self._by_acme(own.account, wanted, members)
-            case Door.EST:
-                return self.simple_enroll(wanted.csr(), own.est, label=own.est_label)
+            case Door.EST | Door.EST_KEYGEN:
+                return self.simple_enroll(wanted.csr(), own.est, label=own.est_label, operation=EST_OPERATIONS[door])
             case Door.SCEP_POST | Door.SCEP_GET:
                 message = self.pkcs_req(wanted, challenge=own.challenge)
                 return self.pki_operation(message.encode(), get=door is Door.SCEP_GET, endpoint=own.scep_endpoint)
@@ -416,6 +426,11 @@ class Doors:
                 assert reply.status == 200, reply.body
                 [leaf] = pkcs7.load_der_pkcs7_certificates(base64.b64decode(reply.body))
                 return leaf
+            case Door.EST_KEYGEN:
+                assert reply.status == 200, reply.body
+                given = delivered(reply.headers["Content-Type"], reply.body)
+                assert spki_of(given.key) == spki_in(given.certificate)
+                return given.certificate
             case Door.SCEP_POST | Door.SCEP_GET:
                 assert reply.status == 200, reply.body
                 answer = scep.parse_answer(reply.body)
@@ -441,7 +456,7 @@ def refusal(door: Door, reply: Reply) -> str:
             assert content["status"] == reply.status
             assert content["type"].startswith(ACME_PROBLEM)
             return f"{content['type'].removeprefix(ACME_PROBLEM)}: {content['detail']}"
-        case Door.EST:
+        case Door.EST | Door.EST_KEYGEN:
             assert reply.status >= 400, reply.body
             if reply.status == 401:
                 assert reply.headers["WWW-Authenticate"].startswith("Basic realm=")
@@ -485,7 +500,7 @@ def pending(door: Door, reply: Reply) -> int:
             assert (reply.status, reply.json["status"]) == (202, "pending"), reply.body
             assert reply.json["id"]
             assert reply.headers["Retry-After"] == str(reply.json["retry_after"])
-        case Door.EST:  # RFC 7030 §4.2.3, and no body, which BouncyCastle would fail on
+        case Door.EST | Door.EST_KEYGEN:  # RFC 7030 §4.2.3, and no body, which BouncyCastle would fail on
             assert (reply.status, reply.body, reply.headers["Content-Length"]) == (202, b"", "0")
     return int(reply.headers["Retry-After"])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.helpers.front_doors import Books, Door, Doors, Neighbourhood, pending, refusal
+from tests.helpers.front_doors import Books, Door, Doors, Neighbourhood, pending, refusal, with_key_generation
 from tests.helpers.server import Server, run
 from tests.helpers.wanted import Wanted
 
@@ -22,7 +22,7 @@ def careful(text: str) -> str:
     """Every policy asks."""
     edited, found = re.subn(r"(?m)^(    roles: \[\S+\])$", r"\1\n    require_approval: true", text)
     assert found == 3, text
-    return edited
+    return with_key_generation(edited)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,10 @@ def test_what_waits_at_a_door_is_approved_and_the_same_request_is_answered(doors
     assert newest(doors) == waits
     assert "is approved" in requests(doors, "approve", waits, "--comment", "ticket 4711")
     certificate = doors.certificate(door, doors.ask(door, wanted), wanted, tmp_path)
-    assert doors.certificate(door, doors.ask(door, wanted), wanted, tmp_path) == certificate
+    if door is Door.EST_KEYGEN:  # nobody has the key any more, so the same request is a new one
+        pending(door, doors.ask(door, wanted))
+    else:
+        assert doors.certificate(door, doors.ask(door, wanted), wanted, tmp_path) == certificate
     (row,) = [row for row in listed(doors, "--state", "issued") if row["id"] == waits]
     assert row["names"] == [f"dns:{wanted.names[0]}"]
 

@@ -40,8 +40,9 @@ class Rolling:
         before, after = text.split("  devices:      # RSA", 1)
         chain = "    chain: [ca/root.pem]\n"
         after = after.replace(chain, f"{chain}    rollover: [ca/rollover.pem, ca/root.pem]\n", 1)
-        label = "    default: {profile: device, authenticate: [basic]}\n"
-        return (before + "  devices:      # RSA" + after).replace(label, f"{label}    tls: {{profile: tls-client}}\n", 1)
+        return (before + "  devices:      # RSA" + after).replace(
+            "  est:\n    default:", "  est:\n    tls: {profile: tls-client}\n    default:"
+        )
 
 
 @pytest.fixture(scope="module")

@@ -92,8 +92,8 @@ ACME_RESOURCES = {
     "cert": "",  # its alternate chains are below it
     "star-cert": "",
 }
-EST_SERVED = {"cacerts": "", "simpleenroll": "EST"}
-EST_REFUSED = {"simplereenroll", "serverkeygen", "fullcmc", "csrattrs"}  # in "an operation that is not served"
+EST_SERVED = {"cacerts": "", "simpleenroll": "EST", "serverkeygen": "EST_KEYGEN", "csrattrs": ""}
+EST_REFUSED = {"simplereenroll", "fullcmc"}  # in "an operation that is not served"
 SCEP_OPERATIONS = {Operation.GET_CA_CAPS: "", Operation.GET_CA_CERT: "", Operation.PKI_OPERATION: "SCEP"}
 SCEP_MESSAGES = {
     MessageType.PKCS_REQ: "SCEP",

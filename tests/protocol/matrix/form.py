@@ -7,7 +7,7 @@ import base64
 from pki.strict import base64url
 from tests.helpers import scep
 from tests.helpers.acme_client import make_jws, to_json
-from tests.helpers.front_doors import Door, Reply, refusal
+from tests.helpers.front_doors import EST_OPERATIONS, Door, Reply, refusal
 from tests.helpers.wanted import (
     Wanted,
     pem_csr,
@@ -40,8 +40,8 @@ def raw_body(site: Site, door: Door, body: bytes) -> Reply:
         case Door.ACME:
             order = site.account.ready("host.example.test")
             return site.account.post(order.json["finalize"], {"csr": base64url(body)})
-        case Door.EST:
-            return doors.simple_enroll(body, site.own.est)
+        case Door.EST | Door.EST_KEYGEN:
+            return doors.simple_enroll(body, site.own.est, operation=EST_OPERATIONS[door])
         case Door.SCEP_POST | Door.SCEP_GET:
             return doors.pki_operation(body, get=door is Door.SCEP_GET)
         case Door.REST_JSON:
@@ -59,8 +59,8 @@ def oversized(site: Site, door: Door) -> Reply:
             url = order.json["finalize"]
             jws = to_json(make_jws(site.account.key, site.account.header(url), to_json({"csr": base64url(Wanted().csr())})))
             return site.account.send(url, jws + b" " * (50_001 - len(jws)))
-        case Door.EST:
-            return site.doors.simple_enroll(Wanted().csr() + bytes(limit), site.own.est)
+        case Door.EST | Door.EST_KEYGEN:
+            return site.doors.simple_enroll(Wanted().csr() + bytes(limit), site.own.est, operation=EST_OPERATIONS[door])
         case Door.SCEP_POST | Door.SCEP_GET:
             message = site.doors.pkcs_req(Wanted(), challenge=site.own.challenge).encode()
             return site.doors.pki_operation(message + bytes(limit + 1 - len(message)))
@@ -78,7 +78,7 @@ def unserved(site: Site, door: Door) -> Reply:
     if door is Door.EST:
         replies = [
             doors.simple_enroll(Wanted().csr(), site.own.est, operation=operation)
-            for operation in ("simplereenroll", "serverkeygen", "fullcmc", "csrattrs", "SimpleEnroll", "nothing")
+            for operation in ("simplereenroll", "fullcmc", "csrattrs", "SimpleEnroll", "nothing")
         ]
         assert {reply.status for reply in replies} <= {404, 405, 501}
         return replies[-1]
@@ -99,6 +99,7 @@ FORM: dict[str, Row] = {
     "an operation that is not served": everywhere(
         unserved,
         "not one of RFC 8894|no such EST",
+        keygen=Impossible("tried beside it, at simpleenroll"),
         acme=Impossible("every resource is in RESOURCES: test_every_way_in_is_in_the_matrix"),
         rest=Impossible("every resource answers by its method: test_bad_input.py"),
     ),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pki.strict import base64url
 from tests.helpers.acme_client import AccountKey, make_jws, to_json
-from tests.helpers.front_doors import Door, Reply, Secrets, basic
+from tests.helpers.front_doors import EST_OPERATIONS, Door, Reply, Secrets, basic
 from tests.helpers.wanted import (
     Wanted,
     pem_csr,
@@ -83,13 +83,14 @@ def basic_at_rest(site: Site, _: Door) -> Reply:
     return site.doors.rest(pem_csr(Wanted().csr()).encode(), None, content_type="text/plain", **basic(*site.own.est))
 
 
-def bearer_at_est(site: Site, _: Door) -> Reply:
-    return site.doors.simple_enroll(Wanted().csr(), None, Authorization=f"Bearer {site.own.api_key}")
+def bearer_at_est(site: Site, door: Door) -> Reply:
+    headers = {"Authorization": f"Bearer {site.own.api_key}"}
+    return site.doors.simple_enroll(Wanted().csr(), None, operation=EST_OPERATIONS[door], **headers)
 
 
-def key_at_est(site: Site, _: Door) -> Reply:
+def key_at_est(site: Site, door: Door) -> Reply:
     headers = {"X-API-Key": site.own.api_key or ""}
-    return site.doors.simple_enroll(Wanted().csr(), None, **headers)
+    return site.doors.simple_enroll(Wanted().csr(), None, operation=EST_OPERATIONS[door], **headers)
 
 
 def as_person(name: str) -> Attempt:
@@ -115,9 +116,9 @@ def without_tls(site: Site, door: Door) -> Reply:
     assert site.own.est is not None
     assert site.own.api_key is not None
     match door:
-        case Door.EST:
+        case Door.EST | Door.EST_KEYGEN:
             headers = {"Content-Type": "application/pkcs10", **basic(*site.own.est)}
-            return doors.http.send("POST", "/.well-known/est/simpleenroll", base64.b64encode(csr), headers)
+            return doors.http.send("POST", f"/.well-known/est/{EST_OPERATIONS[door]}", base64.b64encode(csr), headers)
         case _:
             return doors.http.send("POST", "/api/v1/certificates", pem_csr(csr).encode(), {"X-API-Key": site.own.api_key})
 
@@ -183,7 +184,11 @@ IDENTITY: dict[str, Row] = {
         scep=Impossible("no command gives a challenge an end"),
     ),
     "a role that no policy names": everywhere(as_person(ORPHAN), "no policy grants anything"),
-    "a profile that the role is not granted": everywhere(as_person(MISFIT), "no policy grants profile short-lived"),
+    "a profile that the role is not granted": everywhere(
+        as_person(MISFIT),
+        "no policy grants profile short-lived",
+        keygen=Refused(as_person(MISFIT), "no keys are made here for certificates of profile short-lived"),
+    ),
     "a validity that the role is not granted": everywhere(as_person(BRIEF), "may be valid for at most 1 days"),
     "a policy that asks for an approval": {
         door: Refused(as_person(GUARDED), "approval") if door is Door.ACME else Waits(as_person(GUARDED)) for door in Door

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pki.strict import base64url
+from policy.keys import check_public_key
 from tests.helpers.acme_client import make_jws, to_json
 from tests.helpers.bad_keys import guessable_key, printed_ec_key, small_factor_key
 from tests.helpers.front_doors import Door, Reply
@@ -19,6 +21,7 @@ from tests.helpers.wanted import (
     rsa_key,
 )
 from tests.protocol.matrix.cells import (
+    Granted,
     Impossible,
     Refused,
     Row,
@@ -64,12 +67,25 @@ def broken_jws(site: Site, _: Door) -> Reply:
     )
 
 
+def our_own(leaf: x509.Certificate) -> None:
+    """serverkeygen: of the request's key only the kind counts, and its signature is not looked at (RFC 7030 §4.4.1)."""
+    check_public_key(leaf.public_key())  # type: ignore[arg-type]  # of a kind that is served, or it would not be in a certificate
+    assert leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+
+
+def in_the_request(wanted: Wanted, because: str) -> Row:
+    """What is wrong with the key or the signature of a request; it says nothing of a key that is made here."""
+    return asking(wanted, because, keygen=Granted(wanted, our_own))
+
+
 NO_MESSAGE = Impossible("there is no signed message around the request")
 WEAK_MESSAGE = "RSA key|too short|key"
 
 KEYS: dict[str, Row] = {
-    "a signature with a wrong bit": asking(Wanted(broken=True), "signature is not by the key"),
-    "a signature by another key": asking(Wanted(signed_by=partial(rsa_key, "eavesdropper")), "signature is not by the key"),
+    "a signature with a wrong bit": in_the_request(Wanted(broken=True), "signature is not by the key"),
+    "a signature by another key": in_the_request(
+        Wanted(signed_by=partial(rsa_key, "eavesdropper")), "signature is not by the key"
+    ),
     "a message whose own signature is wrong": everywhere(
         broken_message, "signature", acme=Refused(broken_jws, "signature"), est=NO_MESSAGE, rest=NO_MESSAGE
     ),
@@ -80,15 +96,21 @@ KEYS: dict[str, Row] = {
         est=NO_MESSAGE,
         rest=NO_MESSAGE,
     ),
-    "SHA-1": asking(Wanted(digest="sha1"), "SHA1, which is not accepted"),
-    "MD5": asking(Wanted(digest="md5"), "MD5, which is not accepted"),
-    "RSA with 1024 bits": asking(Wanted(key=partial(rsa_key, "short", 1024)), "1024 bits"),
-    "RSA with the exponent 3": asking(Wanted(key=partial(rsa_key, "three", 2048, 3)), "exponent"),
-    "a curve that is not NIST's": asking(Wanted(key=partial(ec_key, "koblitz", ec.SECP256K1())), "secp256k1|curve|use RSA"),
-    "close primes": asking(Wanted(key=close_primes_key), "close together"),
-    "a ROCA key": asking(Wanted(key=roca_key), "ROCA"),
-    "RSA with a small factor": asking(Wanted(key=small_factor_key), "small factor"),
-    "an EC key that anybody guesses": asking(Wanted(key=partial(guessable_key, ec.SECP384R1())), "guesses|use RSA"),
-    "a key that is printed in an RFC": asking(Wanted(key=printed_ec_key), "printed in RFC 6979|use RSA"),
-    "a key that was revoked as compromised": everywhere(compromised, "known to be compromised"),
+    "SHA-1": in_the_request(Wanted(digest="sha1"), "SHA1, which is not accepted"),
+    "MD5": in_the_request(Wanted(digest="md5"), "MD5, which is not accepted"),
+    "RSA with 1024 bits": asking(Wanted(key=partial(rsa_key, "short", 1024)), "1024 bits|keys like the one in this request"),
+    "RSA with the exponent 3": in_the_request(Wanted(key=partial(rsa_key, "three", 2048, 3)), "exponent"),
+    "a curve that is not NIST's": asking(
+        Wanted(key=partial(ec_key, "koblitz", ec.SECP256K1())), "secp256k1|curve|use RSA|keys like the one in this request"
+    ),
+    "close primes": in_the_request(Wanted(key=close_primes_key), "close together"),
+    "a ROCA key": in_the_request(Wanted(key=roca_key), "ROCA"),
+    "RSA with a small factor": in_the_request(Wanted(key=small_factor_key), "small factor"),
+    "an EC key that anybody guesses": in_the_request(Wanted(key=partial(guessable_key, ec.SECP384R1())), "guesses|use RSA"),
+    "a key that is printed in an RFC": in_the_request(Wanted(key=printed_ec_key), "printed in RFC 6979|use RSA"),
+    "a key that was revoked as compromised": everywhere(
+        compromised,
+        "known to be compromised",
+        keygen=Granted(Wanted(key=partial(rsa_key, "compromised")), our_own),
+    ),
 }

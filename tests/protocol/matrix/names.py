@@ -228,17 +228,27 @@ def plain_leaf(leaf: x509.Certificate) -> None:
     names = found.get_extension_for_class(x509.SubjectAlternativeName).value
     assert list(names) == [x509.DNSName("host.example.test")]
     assert leaf.subject.rfc4514_string() in {"", "CN=host.example.test"}
+
+
+def of_the_subscriber(leaf: x509.Certificate) -> None:
+    plain_leaf(leaf)
     assert leaf.public_key() == rsa_key("subscriber").public_key()
 
 
+def of_a_new_key(leaf: x509.Certificate) -> None:
+    plain_leaf(leaf)
+    assert leaf.public_key() != rsa_key("subscriber").public_key()
+
+
+def granting(wanted: Wanted) -> Row:
+    return {door: Granted(wanted, of_a_new_key if door is Door.EST_KEYGEN else of_the_subscriber) for door in Door}
+
+
 GRANTED: dict[str, Row] = {
-    "what everybody may have": {door: Granted(Wanted(), plain_leaf) for door in Door},
-    "the granted name in capitals": {door: Granted(Wanted(names=("HOST.Example.Test",)), plain_leaf) for door in Door},
-    "CA:TRUE and every other privilege": {door: Granted(Wanted(extensions=PRIVILEGES), plain_leaf) for door in Door},
-    "another organisation's subject": {
-        door: Granted(
-            Wanted(subject=(("2.5.4.6", "US"), ("2.5.4.10", "Evil, Inc."), ("2.5.4.11", "Domain Admins"))), plain_leaf
-        )
-        for door in Door
-    },
+    "what everybody may have": granting(Wanted()),
+    "the granted name in capitals": granting(Wanted(names=("HOST.Example.Test",))),
+    "CA:TRUE and every other privilege": granting(Wanted(extensions=PRIVILEGES)),
+    "another organisation's subject": granting(
+        Wanted(subject=(("2.5.4.6", "US"), ("2.5.4.10", "Evil, Inc."), ("2.5.4.11", "Domain Admins")))
+    ),
 }

@@ -47,8 +47,8 @@ endpoints:
     BRIEF: {profiles: [tls-server], roles: [brief]}
     GUARDED: {profiles: [tls-server], roles: [guarded]}
   est:
-    default: {profile: device, authenticate: [basic]}
-    branch: {profile: device, authenticate: [basic]}
+    default: {profile: device, authenticate: [basic], server_keygen: true}
+    branch: {profile: device, authenticate: [basic], server_keygen: true}
   scep:
     default: {profile: device, registration_authority: scep}
     branch: {profile: device, registration_authority: scep}
@@ -65,6 +65,7 @@ def narrow(text: str) -> str:
     ours = POLICIES
     for name in PEOPLE:
         ours = ours.replace(name.upper(), name)
+    text = text.replace("  device:\n", "  device:\n    server_keygen: true\n", 1)
     return re.sub(r"(?ms)^policies:.*?(?=^validation:)", lambda _: ours.lstrip(), text)
 
 
