@@ -65,7 +65,7 @@ class SignerInfo:
 
     identifier: Element  # IssuerAndSerialNumber or [0] SubjectKeyIdentifier
     attributes: Mapping[bytes, Element]  # the signed ones: OBJECT IDENTIFIER element -> the value
-    signed_attributes: bytes = field(repr=False)  # [0] element, in the order sent
+    signed_attributes: bytes = field(repr=False)  # [0] element, in the order sent; none only where `proves_nothing`
     digest_algorithm: Algorithm
     signature_algorithm: Algorithm
     signature: bytes = field(repr=False)
@@ -174,12 +174,12 @@ def _read_signer(element: Element) -> SignerInfo:
     signature = info.take(OCTET_STRING).content
     info.maybe(CONTEXT_1)  # unsigned attributes: nobody vouches for them
     info.end()
-    if signed_attributes is None:
+    if signed_attributes is None and signature_algorithm.oid != NO_SIGNATURE:
         raise CmsError(CmsProblem.ATTRIBUTE, "the message has no signed attributes")
     return SignerInfo(
         identifier=identifier,
-        attributes=_read_attributes(signed_attributes.content),
-        signed_attributes=signed_attributes.raw,
+        attributes={} if signed_attributes is None else _read_attributes(signed_attributes.content),
+        signed_attributes=b"" if signed_attributes is None else signed_attributes.raw,
         digest_algorithm=digest_algorithm,
         signature_algorithm=signature_algorithm,
         signature=signature,
@@ -267,7 +267,8 @@ def check_digest(message: SignedMessage) -> None:
     """
     if message.signer_info is None:
         raise CmsError(CmsProblem.SIGNER, "the message has 0 signers; it must have one")
-    _check_digest(message.signer_info, message.content_type, message.content)
+    if message.signer_info.signed_attributes:
+        _check_digest(message.signer_info, message.content_type, message.content)
 
 
 def _verify(info: SignerInfo, content_type: bytes, content: bytes, key: SignerKey) -> None:
