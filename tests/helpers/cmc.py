@@ -169,6 +169,13 @@ def pki_data(controls: Sequence[bytes] = (), requests: Sequence[bytes] = (), cms
 # ---------------------------------------------------------------------- SignedData
 
 
+def _attributes(content: bytes, content_type: str, digest: str) -> bytes:
+    return set_of(
+        seq(oid(CONTENT_TYPE), set_of(oid(content_type))),
+        seq(oid(MESSAGE_DIGEST), set_of(octets(hashlib.new(digest, content, usedforsecurity=False).digest()))),
+    )
+
+
 @dataclass(slots=True)
 class SignerOf:
     """Who signs: with a certificate, or named by its key's identifier alone."""
@@ -178,11 +185,13 @@ class SignerOf:
     digest: str = "sha256"
     signs_for: Key | None = field(default=None, repr=False)  # the key that really signs, if it is another one
 
+    @property
+    def named(self) -> x509.Certificate:
+        assert self.certificate is not None
+        return self.certificate
+
     def info(self, content: bytes, content_type: str) -> bytes:
-        attributes = set_of(
-            seq(oid(CONTENT_TYPE), set_of(oid(content_type))),
-            seq(oid(MESSAGE_DIGEST), set_of(octets(hashlib.new(self.digest, content, usedforsecurity=False).digest()))),
-        )
+        attributes = _attributes(content, content_type, self.digest)
         return seq(
             integer(3 if self.certificate is None else 1),
             self._identifier(),
@@ -212,6 +221,7 @@ class Unsigned:
             integer(1),
             seq(seq(), integer(0)),
             seq(oid(SHA256), NULL),
+            retag(0xA0, _attributes(content, content_type, "sha256")),
             seq(oid(NO_SIGNATURE), NULL),
             octets(hashlib.sha256(content).digest()),
         )

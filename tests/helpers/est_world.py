@@ -61,7 +61,7 @@ class Reply:
 
 
 class EstWorld:
-    """`issuing` is the pipeline with its database, CAs and clock; `credentials` are the passwords. `policies` may be changed."""
+    """`issuing` is the pipeline with its database, CAs and clock; `credentials` are the passwords. `policies` may be changed. `serving` goes to est_server."""
 
     def __init__(
         self,
@@ -70,11 +70,13 @@ class EstWorld:
         *,
         endpoints: Iterable[EstEndpoint],
         policies: Iterable[Policy] = (ANYTHING,),
+        serving: Mapping[str, Any] | None = None,
         **issuing: Any,
     ) -> None:
         self.policies = list(policies)
         self.issuing = Issuing(database, clock, policies=self.policies, **issuing)
         self.credentials = KnownCredentials()
+        self._serving = serving or {}
         self._endpoints = {endpoint.label: endpoint for endpoint in endpoints}
 
     async def __aenter__(self) -> Self:
@@ -86,6 +88,7 @@ class EstWorld:
             credentials=self.credentials,
             profiles=Profiles(self.issuing.profiles),
             clock=self.issuing.clock,
+            **self._serving,
         )
         app.add_routes(routes(served))
         server = TestServer(app, scheme="https", host="localhost")
@@ -113,8 +116,10 @@ class EstWorld:
             headers[_CHAIN] = ",".join(base64.b64encode(one).decode() for one in chain)
         if auth is not None:
             headers["Authorization"] = aiohttp.encode_basic_auth(*auth)
-        path = f"/.well-known/est/{label}/{operation}"
-        async with self._client.post(path, data=base64.b64encode(csr), headers=headers) as response:
+        return await self.post(operation, base64.b64encode(csr), headers, label=label)
+
+    async def post(self, operation: str, body: bytes, headers: Mapping[str, str], *, label: str = "default") -> Reply:
+        async with self._client.post(f"/.well-known/est/{label}/{operation}", data=body, headers=headers) as response:
             return Reply(response.status, await response.text(), response.headers)
 
     async def enrolled(
