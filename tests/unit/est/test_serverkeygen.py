@@ -1,0 +1,183 @@
+"""Keys that are made here: of which kinds, how many at once, and what a request says on their encryption."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from est.keymaker import RSA_SIZES, KeyMaker, request_for
+from est.keypackage import ToHeldKey, ToSharedKey, read_wish, seal_to_certificate, seal_to_shared_key
+from est.wire import multipart_mixed
+from pki.certificate import PublicKey
+from pki.cms.fields import octet_string
+from pki.csr import Csr, parse_csr, parse_unproved_csr
+from pki.reasons import Reason, Rejection
+from tests.helpers.keygen import (
+    AES256_WRAP,
+    ASYMMETRIC_DECRYPT_KEY,
+    DECRYPT_KEY,
+    RSA_ENCRYPTION,
+    SMIME_CAPABILITIES,
+    PrivateKey,
+    attribute,
+    capabilities,
+    keygen_csr,
+    spki_of,
+    to_held_key,
+    to_shared_key,
+)
+
+
+async def made_like(key: PublicKey) -> PrivateKey:
+    return await KeyMaker().like(key)
+
+
+# ---------------------------------------------------------------------- making
+
+
+@pytest.mark.parametrize("bits", RSA_SIZES[:2])
+async def test_rsa_keys_have_the_size_asked_for_and_an_ordinary_exponent(bits: int) -> None:
+    key = await made_like(rsa.generate_private_key(65537, bits).public_key())
+    assert isinstance(key, rsa.RSAPrivateKey)
+    assert (key.key_size, key.public_key().public_numbers().e) == (bits, 65537)
+
+
+async def test_more_rsa_keys_than_two_at_a_time_have_to_wait_and_the_others_do_not() -> None:
+    maker, like = KeyMaker(), rsa.generate_private_key(65537, 3072).public_key()
+    results = await asyncio.gather(*(maker.like(like) for _ in range(5)), return_exceptions=True)
+    refused = [one for one in results if isinstance(one, Rejection)]
+    assert (len(refused), len([one for one in results if isinstance(one, rsa.RSAPrivateKey)])) == (3, 2)
+    assert {(one.reason, one.retry_after) for one in refused} == {(Reason.INTERRUPTED, 2)}
+    # EC keys cost nothing, and places are given back.
+    assert await maker.like(ec.generate_private_key(ec.SECP256R1()).public_key())
+    assert await maker.like(like)
+
+
+async def test_whoever_hangs_up_does_not_give_away_a_place_that_is_still_worked_at() -> None:
+    maker, like = KeyMaker(at_once=1), rsa.generate_private_key(65537, 3072).public_key()
+    impatient = asyncio.ensure_future(maker.like(like))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    with pytest.raises(Rejection, match="as many RSA keys as it can"):
+        await maker.like(like)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ec.generate_private_key(ec.SECP256R1()),
+        ec.generate_private_key(ec.SECP384R1()),
+        ec.generate_private_key(ec.SECP521R1()),
+        ed25519.Ed25519PrivateKey.generate(),
+        rsa.generate_private_key(65537, 2048),
+    ],
+    ids=["P-256", "P-384", "P-521", "Ed25519", "RSA"],
+)
+def test_the_request_for_it_asks_for_the_same_and_is_proved_by_it(key: PrivateKey) -> None:
+    asked = parse_unproved_csr(
+        keygen_csr("a.example.com", "b.example.com", signature=b"", attributes=to_shared_key(b"k", AES256_WRAP))
+    )
+    ours = request_for(asked, key)
+    assert (ours.subject, ours.identifiers, ours.common_name) == (asked.subject, asked.identifiers, asked.common_name)
+    assert ours.spki == spki_of(key)
+    assert x509.load_der_x509_csr(ours.der).is_signature_valid
+    assert set(ours.attributes) == {"1.2.840.113549.1.9.14"}  # what was said to us alone stays here
+
+
+def test_a_request_without_extensions_stays_one() -> None:
+    ours = request_for(parse_unproved_csr(keygen_csr()), ec.generate_private_key(ec.SECP256R1()))
+    assert (ours.attributes, ours.common_name) == ({}, "router-7")
+
+
+def test_where_the_key_counts_a_signature_that_is_none_is_refused() -> None:
+    csr = keygen_csr(signature=b"none")
+    assert parse_unproved_csr(csr).common_name == "router-7"
+    with pytest.raises(Rejection):
+        parse_csr(csr)
+
+
+# ---------------------------------------------------------------------- what is asked for
+
+
+def wish_of(*attributes: bytes) -> ToSharedKey | ToHeldKey | None:
+    return read_wish(parse_unproved_csr(keygen_csr(attributes=attributes)))
+
+
+def test_what_is_asked_for_is_read() -> None:
+    shared, held = wish_of(*to_shared_key(b"k", AES256_WRAP)), wish_of(*to_held_key(b"h", RSA_ENCRYPTION))
+    assert isinstance(shared, ToSharedKey)
+    assert (shared.key_id, [offer.dotted for offer in shared.offers]) == (b"k", [AES256_WRAP])
+    assert isinstance(held, ToHeldKey)
+    assert (held.key_identifier, [offer.dotted for offer in held.offers]) == (b"h", [RSA_ENCRYPTION])
+    assert wish_of() is None
+    assert wish_of(capabilities(AES256_WRAP)) is None
+
+
+def with_attributes(**values: bytes) -> Csr:
+    names = {"shared": DECRYPT_KEY, "held": ASYMMETRIC_DECRYPT_KEY, "offers": SMIME_CAPABILITIES}
+    base = parse_unproved_csr(keygen_csr())
+    return type(base)(
+        **{
+            **{name: getattr(base, name) for name in base.__slots__},
+            "attributes": {names[name]: value for name, value in values.items()},
+        }
+    )
+
+
+@given(
+    shared=st.none() | st.binary(max_size=40),
+    held=st.none() | st.binary(max_size=40),
+    offers=st.none() | st.binary(max_size=60),
+)
+def test_whatever_octets_are_there_it_is_a_wish_or_a_refusal_and_never_nothing(
+    shared: bytes | None, held: bytes | None, offers: bytes | None
+) -> None:
+    values = {name: value for name, value in (("shared", shared), ("held", held), ("offers", offers)) if value is not None}
+    try:
+        wish = read_wish(with_attributes(**values))
+    except Rejection as rejection:
+        assert rejection.reason is Reason.BAD_CSR
+        return
+    # Whoever names a key, however badly, is never answered as if they had not.
+    assert (wish is None) == (shared is None and held is None)
+
+
+@given(junk=st.binary(max_size=200))
+def test_certificates_that_are_none_are_nobodys(junk: bytes) -> None:
+    wish = wish_of(*to_held_key(b"h", RSA_ENCRYPTION))
+    assert isinstance(wish, ToHeldKey)
+    with pytest.raises(Rejection, match="knows no key"):
+        seal_to_certificate(wish, [junk])
+
+
+def test_a_seal_shows_no_key() -> None:
+    wish = wish_of(*to_shared_key(b"k", AES256_WRAP))
+    assert isinstance(wish, ToSharedKey)
+    key = bytes(range(32))
+    shown = repr(seal_to_shared_key(wish, key))
+    assert key.hex() not in shown
+    assert repr(key) not in shown
+
+
+def test_an_attribute_without_a_value_is_no_wish_to_be_left_alone() -> None:
+    with pytest.raises(Rejection, match="cannot be read"):
+        wish_of(attribute(DECRYPT_KEY), capabilities(AES256_WRAP))
+    with pytest.raises(Rejection, match="both"):
+        wish_of(attribute(DECRYPT_KEY), attribute(ASYMMETRIC_DECRYPT_KEY, octet_string(b"x")), capabilities(AES256_WRAP))
+
+
+# ---------------------------------------------------------------------- the wire
+
+
+def test_parts_are_written_as_mime_has_them() -> None:
+    body = multipart_mixed([("a/b", b"x" * 60), ("c/d", b"y")], boundary="B", wrapped=True)
+    assert body == (
+        b"--B\r\nContent-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        b"eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4\r\neHh4\r\n"
+        b"--B\r\nContent-Type: c/d\r\nContent-Transfer-Encoding: base64\r\n\r\neQ==\r\n--B--\r\n"
+    )
