@@ -125,7 +125,8 @@ endpoints:
     # More (external accounts, CAA, limits, profiles of its own ...): docs/acme.md. renewal_info tells clients when to renew.
     default: {{profiles: [tls-server, short-lived], {CHALLENGES}, identifiers: [dns, ip], renewal_info: {{}}}}
   est:
-    default: {{profile: device, authenticate: [basic], registration_authority: est}}      # all that it can do: docs/est.md
+    default: {{profile: device, registration_authority: est, authenticate: [basic, certificate],
+              client_certificates: {{roles: [device]}}}}      # devices renew by their certificates; all of it: docs/est.md
   scep:
     default:
       profile: device

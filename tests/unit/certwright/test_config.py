@@ -151,7 +151,7 @@ MISTAKES: list[tuple[str, Edit, str]] = [
         replaced("challenges: [http-01, dns-01, tls-alpn-01]", "challenges: [http-1]"),
         "(did you mean 'http-01'?)",
     ),
-    ("EST authentication unknown", replaced("[basic]", "[basics]"), "(did you mean 'basic'?)"),
+    ("EST authentication unknown", replaced("[basic, certificate]", "[basics, certificate]"), "(did you mean 'basic'?)"),
     (
         "CAA by no name",
         replaced("challenges: [http-01, dns-01, tls-alpn-01]", "challenges: [http-01], caa: true"),

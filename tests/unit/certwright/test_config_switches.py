@@ -27,12 +27,18 @@ YES_OR_NO = {
     "Profile.allow_wildcard": "names that policy grants, still to be proved",
     "Profile.require_san": "asks more of the request",
     "Profile.caa": "one more check",
+    "Profile.server_keygen": "keys made here for EST clients that ask for one",
+    "Profile.subject_change": "names that policy grants, asked for by the holder of a certificate",
     "Policy.require_approval": "one more check",
     "AcmeEndpoint.order_reuse": "the account's own open order, checked as a new one is",
     "AcmeEndpoint.pre_authorization": "the same proof, earlier",
     "AcmeEndpoint.subdomains": "RFC 9444: a proof in the DNS of the ancestor",
     "AcmeEndpoint.caa": "one more check",
     "AutoRenewal.allow_certificate_get": "a public certificate, by an unguessable URL, where its owner says so",
+    "EstClientCertificates.enroll": "what policy grants the label's roles, for holders of its certificates",
+    "EstEndpoint.server_keygen": "keys made here, where the profile says so too",
+    "EstEndpoint.full_cmc": "RFC 5272: every request in it is checked as a simple one is",
+    "EstEndpoint.require_approval": "one more check",
     "ScepEndpoint.include_root": "a public certificate",
 }
 SWITCHES = re.compile(

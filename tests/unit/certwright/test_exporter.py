@@ -156,7 +156,7 @@ def test_an_end_that_disagrees_fails_the_self_test(internals: TlsInternals) -> N
 
 def with_linking(made: Path, word: str) -> Config:
     file = made / "certwright.yaml"
-    return parse(file, file.read_text().replace("authenticate: [basic]", f"authenticate: [basic], proof_linking: {word}"), {})
+    return parse(file, file.read_text().replace("authenticate: [basic,", f"proof_linking: {word}, authenticate: [basic,"), {})
 
 
 @pytest.mark.parametrize("word", ["optional", "required"])

@@ -416,7 +416,7 @@ def test_what_would_let_in_too_many_is_refused(read: Callable[[str], Config], mo
 
 def test_a_linked_proof_is_impossible_behind_a_proxy_and_so_both_together_are_refused(made: Path) -> None:
     file = made / "certwright.yaml"
-    text = file.read_text().replace("authenticate: [basic]", "authenticate: [basic], proof_linking: required")
+    text = file.read_text().replace("authenticate: [basic,", "proof_linking: required, authenticate: [basic,")
     assert parse(file, text, {}).est["default"].proof_linking == "required"
     with pytest.raises(ConfigError) as refused:
         parse(file, text + NGINX, {})
