@@ -31,7 +31,12 @@ ENDPOINTS = """\
     unwrapped: {profile: device, base64_wrap: "0"}
     oids: {profile: device, csr_attributes: oids}
     template: {profile: device, csr_attributes: template}
-    keys: {profile: keyed, server_keygen: true}
+    keys:
+      profile: keyed
+      authenticate: [basic, certificate]
+      client_certificates: {enroll: true, roles: [device]}
+      server_keygen: true
+      registration_authority: est
     approved: {profile: device, require_approval: true}
     linked: {profile: device, proof_linking: required}
     idevid: {profile: device, authenticate: [certificate], client_certificates: {anchors: [maker.pem], roles: [device]}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,30 @@ def test_a_request_that_we_refuse_is_refused_with_its_status(est: EstSite, bounc
     assert "refused 400" in said
     assert not (home / "weak.crt").exists()
     assert openssl("req", "-in", csr, "-noout", "-verify", home=home)
+
+
+def test_digest_enrols(est: EstSite, bouncy: Bouncy, home: Path) -> None:
+    leaf = bouncy.enrol("digest.example.com", label="digest")
+    verify(est.hold(leaf, home=home), purpose="sslclient", names=["digest.example.com"])
+
+
+def test_a_wrong_password_by_digest_ends_with_401(bouncy: Bouncy, est: EstSite, home: Path) -> None:
+    est.password("digest")
+    csr = make_csr(home, "device", cn="bouncy", names=[])
+    said = bouncy.refused("enroll", "--csr", csr, "--out", home / "device.crt", label="digest", password="wrong")
+    assert "401" in said
+
+
+def test_a_certificate_renews_itself(est: EstSite, bouncy: Bouncy, home: Path) -> None:
+    name = "bouncy-renews.example.com"
+    leaf = bouncy.enrol(name)
+    csr, renewed = make_csr(home, "next", cn=name, names=[name]), home / "next.crt"
+    bouncy.ask("reenroll", "--csr", csr, "--out", renewed, "--cert", leaf, "--key", home / "device.key")
+    verify(est.hold(renewed, home=home), purpose="sslclient", names=[name])
+    assert est.shows(renewed, home=home)["serial"] != est.shows(leaf, home=home)["serial"]
+
+
+def test_it_reads_the_attributes_that_a_label_asks_for(bouncy: Bouncy) -> None:
+    oids = bouncy.ask("csrattrs", label="oids").split()
+    assert oids
+    assert all(re.fullmatch(r"[0-9.]+", oid) for oid in oids)

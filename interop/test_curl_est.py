@@ -216,3 +216,29 @@ def test_nothing_but_what_a_label_takes_opens_it(est: EstSite, home: Path, label
     code, said = status(est, home, "-u device:nothing", label=label)
     assert (code, said) == (401, "")
     assert "www-authenticate: basic" not in (home / "headers").read_text().lower()
+
+
+ATTRIBUTES = "curl -sS --fail --cacert $CA $EST_URL/csrattrs | openssl base64 -d | openssl asn1parse -inform der"
+
+
+def test_openssl_reads_the_attributes_that_a_label_asks_for(est: EstSite, home: Path) -> None:
+    listed = {
+        label: shell(ATTRIBUTES, home=home, env={"CA": str(est.root), "EST_URL": est.url(label)}).decode()
+        for label in ("oids", "template")
+    }
+    assert listed["oids"].startswith("    0:d=0")
+    assert "OBJECT" in listed["oids"]
+    assert "1.2.840.113549.1.9.16.2.61" in listed["template"]  # RFC 9908 §3.4: id-aa-certificationRequestInfoTemplate
+
+
+def test_a_label_without_attributes_says_204(est: EstSite, home: Path) -> None:
+    script = "curl -sS --cacert $CA -w '%{http_code}' $EST_URL/csrattrs"
+    assert shell(script, home=home, env={"CA": str(est.root), "EST_URL": est.url()}) == b"204"
+
+
+def test_digest_enrols(est: EstSite, home: Path) -> None:
+    make_csr(home, "device", cn="curl-digest", names=["digest.example.com"])
+    login = f"--digest -u digest:{est.password('digest')}"
+    leaf = leaf_of(home, ask(est, home, login, label="digest"))
+    verify(est.hold(leaf, home=home), purpose="sslclient", names=["digest.example.com"])
+    assert status(est, home, "--digest -u digest:wrong", label="digest") == (401, "")

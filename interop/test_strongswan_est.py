@@ -99,10 +99,3 @@ def test_it_polls_until_somebody_has_approved(est: EstSite, home: Path) -> None:
     leaf = home / "swan.pem"
     leaf.write_text(pem_certificates(home / "pki.log")[0])
     verify(est.hold(leaf, home=home), purpose="sslclient")
-
-
-def test_it_gives_up_where_nobody_approves(est: EstSite, home: Path) -> None:
-    make_csr(home, "device", cn="swan-gives-up", names=[])
-    proof = by_password(est, "waiting", role="waiting")
-    command = est_command(est, "device", *proof, "--interval", "1", "--maxpolltime", "2")
-    assert "BEGIN CERTIFICATE" not in refused(command, home=home)

@@ -12,7 +12,7 @@ import org.bouncycastle.est.EnrollmentResponse;
 import org.bouncycastle.est.HttpAuth;
 import org.bouncycastle.est.jcajce.JcaHttpAuthBuilder;
 import org.bouncycastle.est.jcajce.JsseESTServiceBuilder;
-import org.bouncycastle.pkcs.PKCS10CertificationRequest;
+import org.bouncycastle.util.io.pem.PemObject;
 
 /**
  * BouncyCastle's EST client: java Est OPERATION --url URL --ca FILE [--label L] [--user U] [--cert F --key F] [--csr F] [--out F]
@@ -61,7 +61,8 @@ public final class Est {
             response = service.simpleEnroll(response);
         }
         Tools.writePem(given.get("out"), List.of(ESTService.storeToArray(response.getStore())));
-        if (response.getPrivateKeyInfo() != null) Tools.writePem(given.get("key-out"), List.of(response.getPrivateKeyInfo()));
+        if (response.getPrivateKeyInfo() != null)
+            Tools.writePem(given.get("key-out"), List.of(new PemObject("PRIVATE KEY", response.getPrivateKeyInfo().getEncoded())));
     }
 
     private static void print(CSRRequestResponse answer) {
