@@ -55,8 +55,12 @@ def est_settings(
         note(("client_certificates",), "they are not asked for here: add certificate to authenticate")
     if given.agents is not None and not by_certificate and not given.full_cmc:
         note(("agents",), "nothing would ask for their certificates: add certificate to authenticate, or full_cmc: true")
-    if (given.client_certificates.anchors or given.client_certificates.enroll) and not given.client_certificates.roles:
-        note(("client_certificates",), "say which roles their holders have, or no policy will grant them anything")
+    certificates_count = given.client_certificates.anchors or given.client_certificates.enroll or given.agents is None
+    if by_certificate and certificates_count and not given.client_certificates.roles:
+        note(
+            ("authenticate",),
+            "say in client_certificates.roles which roles the holders of certificates have, or no policy grants them anything",
+        )
     if given.server_keygen and profile is not None and not profile.server_keygen:
         note(("server_keygen",), f"profile {profile.name} does not allow it; say server_keygen: true there")
     if given.full_cmc and authority is None:

@@ -147,11 +147,21 @@ MISTAKES: list[tuple[str, Edit, str]] = [
         "make one with (umask 077; openssl rand -hex 32 > secrets.key)",
     ),
     (
+        "Digest and no key that seals what it is computed from",
+        lambda text: re.sub(r"authenticate: \[basic", "authenticate: [digest", text).replace("secrets_key_file: secrets.key", ""),
+        "what Digest is computed from is sealed in the database by a key in a file: make one with",
+    ),
+    (
         "challenge unknown",
         replaced("challenges: [http-01, dns-01, tls-alpn-01]", "challenges: [http-1]"),
         "(did you mean 'http-01'?)",
     ),
     ("EST authentication unknown", replaced("[basic, certificate]", "[basics, certificate]"), "(did you mean 'basic'?)"),
+    (
+        "EST certificates without roles",
+        replaced("client_certificates: {roles: [device]}", "client_certificates: {}"),
+        "say in client_certificates.roles which roles",
+    ),
     (
         "CAA by no name",
         replaced("challenges: [http-01, dns-01, tls-alpn-01]", "challenges: [http-01], caa: true"),
