@@ -14,7 +14,7 @@ from est.cmc.failinfo import from_rejection
 from est.cmc.messages import CmcRefusal, CrmfRequest, FailInfo, Pkcs10Request
 from est.cmc.waiting import Enrollable
 from pki.crmf import Possession, parse_crmf
-from pki.csr import Csr, parse_csr
+from pki.csr import Csr, is_unsigned, parse_csr, parse_unproved_csr
 from pki.reasons import Rejection
 
 
@@ -35,6 +35,8 @@ def read(request: Enrollable) -> Read:
     """Raises CmcRefusal, which names the body part."""
     try:
         match request:
+            case Pkcs10Request() if is_unsigned(request.der):
+                return Read(request, parse_unproved_csr(request.der), Possession.TO_BE_PROVED)
             case Pkcs10Request():
                 return Read(request, parse_csr(request.der), Possession.PROVED)
             case CrmfRequest():

@@ -25,11 +25,14 @@ from est.cmc.proofs import (
     proves_identity,
     proves_possession,
 )
+from est.cmc.requests import is_possessed, read
 from est.cmc.values import DecryptedPop, IdentityProofV2, PopLinkWitnessV2
-from pki.cms.fields import octet_string
+from pki import der
+from pki.cms.fields import null, octet_string, oid, sequence, tlv
 from pki.cms.types import Digest
-from pki.crmf import parse_crmf
+from pki.crmf import Possession, parse_crmf
 from pki.csr import key_identifiers, parse_csr
+from pki.reasons import Reason, Rejection
 from tests.helpers import cmc as other
 from tests.helpers.ca import make_csr
 from tests.helpers.crmf import ED25519, KEY, RSA, PrivateKey, by_challenge, certificate_request, crmf
@@ -218,3 +221,27 @@ def test_nothing_can_be_encrypted_to_a_key_that_only_signs() -> None:
     with pytest.raises(CmcRefusal) as caught:
         challenge(request, parse_crmf(request.der).csr, VALUE, random_bytes=os.urandom)
     assert caught.value.fail_info is FailInfo.POP_REQUIRED
+
+
+def unsigned_csr(key: PrivateKey) -> bytes:
+    """RFC 5272 Appendix C.1: a key that signs nothing asks by PKCS#10."""
+    info, _, _ = der.children(der.whole(make_csr("a.example.com", key=key), der.SEQUENCE).content)
+    value = octet_string(hashlib.sha1(info.raw).digest())
+    return sequence(info.raw, sequence(oid("1.3.6.1.5.5.7.6.2"), null()), tlv(der.BIT_STRING, b"\0", value))
+
+
+def test_a_pkcs10_request_that_says_it_is_not_signed_waits_for_its_challenge() -> None:
+    """Appendix C.1: "If this signature type is on a certification request ... the POP mechanism defined in Section 6.7 MUST be used"."""
+    request = Pkcs10Request(3, unsigned_csr(RSA))
+    found = read(request)
+    assert found.possession is Possession.TO_BE_PROVED
+    assert not is_possessed(found, by_agent=True, vouched=())
+    assert found.csr.common_name == parse_csr(make_csr("a.example.com", key=RSA)).common_name
+    assert challenge(request, found.csr, VALUE, random_bytes=os.urandom).request == request
+
+
+def test_everywhere_else_such_a_request_is_refused() -> None:
+    with pytest.raises(Rejection) as caught:
+        parse_csr(unsigned_csr(RSA))
+    assert caught.value.reason is Reason.BAD_CSR
+    assert read(Pkcs10Request(3, make_csr("a.example.com", key=RSA))).possession is Possession.PROVED
