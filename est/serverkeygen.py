@@ -163,5 +163,5 @@ def _unknown_key() -> Rejection:
     return Rejection(
         Reason.BAD_CSR,
         "the key is asked for encrypted, but this endpoint has no key-encryption key of that identifier",
-        suggestions=["have the operator make one (certwright est keys), or name another"],
+        suggestions=["have the operator make one (certwright est key create), or name another"],
     )
