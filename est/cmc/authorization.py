@@ -109,8 +109,8 @@ class SharedSecrets(Protocol):
     ) -> SealedCredential: ...
 
 
-def find_signer(message: SignedMessage, requests: Sequence[Read]) -> Signer | None:
-    """Who signed it, verified; None where nobody did. Raises CmcRefusal."""
+def signer_by_certificate(message: SignedMessage) -> Signer | None:
+    """Whose certificate is in the message, verified; None where there is none. Raises CmcRefusal."""
     info = message.signer_info
     if info is None:
         return None
@@ -121,23 +121,37 @@ def find_signer(message: SignedMessage, requests: Sequence[Read]) -> Signer | No
             check_digest(message)
             return None
         certificate = message.signer_certificate()
-        key = signer_key(certificate.spki if certificate is not None else _requested_key(info.key_identifier, requests))
-        verify_message(message, key)
+        return None if certificate is None else _verified(message, certificate.spki, certificate)
     except CmsError as error:
-        raise from_cms(error) or CmcRefusal(FailInfo.BAD_MESSAGE_CHECK, error.detail) from error
-    return Signer(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), certificate)
+        raise _cannot_be_checked(error) from error
 
 
-def _requested_key(identifier: bytes | None, requests: Sequence[Read]) -> bytes:
-    """§3.2: the signer is named by the subject key identifier that one of the requests asks for."""
+def signer_by_request(message: SignedMessage, requests: Sequence[Read]) -> Signer | None:
+    """§3.2: named by the subject key identifier that one of the requests asks for; None where nobody signed. Raises CmcRefusal."""
+    info = message.signer_info
+    if info is None or info.proves_nothing:
+        return None
     for one in requests:
         wanted = one.csr.extensions.get(_SUBJECT_KEY_IDENTIFIER)
-        if wanted is not None and wanted == der.encode(der.OCTET_STRING, identifier or b""):
-            return one.csr.spki
+        if wanted is not None and wanted == der.encode(der.OCTET_STRING, info.key_identifier or b""):
+            try:
+                return _verified(message, one.csr.spki, None)
+            except CmsError as error:
+                raise _cannot_be_checked(error) from error
     raise CmcRefusal(
         FailInfo.BAD_MESSAGE_CHECK,
         "the signer's certificate is not in the message, and no certification request asks for the signer's key identifier",
     )
+
+
+def _verified(message: SignedMessage, spki: bytes, certificate: CertificateView | None) -> Signer:
+    key = signer_key(spki)
+    verify_message(message, key)
+    return Signer(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), certificate)
+
+
+def _cannot_be_checked(error: CmsError) -> CmcRefusal:
+    return from_cms(error) or CmcRefusal(FailInfo.BAD_MESSAGE_CHECK, error.detail)
 
 
 class Authorizer:

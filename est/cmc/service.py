@@ -20,7 +20,14 @@ from est.authentication import Authenticator
 from est.certificates import CertificateChecks
 from est.cmc import replies
 from est.cmc.asked import Asked, read_asked
-from est.cmc.authorization import Authorizer, IdentityClaim, SharedSecrets, find_signer
+from est.cmc.authorization import (
+    Authorizer,
+    IdentityClaim,
+    SharedSecrets,
+    Signer,
+    signer_by_certificate,
+    signer_by_request,
+)
 from est.cmc.challenges import Challenges
 from est.cmc.codec import encode_response, parse_pki_data
 from est.cmc.failinfo import from_cms
@@ -76,20 +83,23 @@ class FullCmc:
             message = _parse(body)
             data = parse_pki_data(message.content)
             echo = replies.echo_of(data)
+            signer = signer_by_certificate(message)
             asked = read_asked(data)
-            report = await self._perform(exchange, message, asked, echo)
+            report = await self._perform(exchange, message, signer, asked, echo)
         except CmcRefusal as refusal:
             report = Report()
             report.refuse(refusal, *refusal.body_parts)
         _log(exchange, report)
         return await self._answer(exchange, key, asked, echo, report)
 
-    async def _perform(self, exchange: Exchange, message: SignedMessage, asked: Asked, echo: Echo) -> Report:
+    async def _perform(
+        self, exchange: Exchange, message: SignedMessage, certified: Signer | None, asked: Asked, echo: Echo
+    ) -> Report:
         """Raises CmcRefusal for what refuses the whole message, Rejection(UNAUTHENTICATED), Unavailable."""
         nonce = asked.recipient_nonce
         if nonce is not None and not self._challenges.made(nonce.octets, (exchange.endpoint.label, echo.context)):
             raise CmcRefusal(FailInfo.BAD_REQUEST, "recipientNonce is not one that this server gave in this transaction")
-        signer = find_signer(message, asked.requests)
+        signer = certified or signer_by_request(message, asked.requests)
         if signer is None and _is_revocation_by_secret(asked):
             return await self._processor.revoke_by_secret(exchange, asked)
         authority = await self._authorizer.authorize(exchange, message, signer, asked.requests, _claim(asked))

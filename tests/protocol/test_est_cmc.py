@@ -17,7 +17,7 @@ from tests.helpers.authorities import CLIENT_AUTH, START, Authority, certify, ec
 from tests.helpers.clock import FakeClock
 from tests.helpers.cmc import SignerOf, Unsigned, csr, pki_data, signed, tcr
 from tests.helpers.cmc_world import CA, REGISTRARS, SECRET, CmcWorld
-from tests.helpers.scep import self_signed
+from tests.helpers.scep import integer, octets, self_signed
 
 SUCCESS, FAILED, PENDING, NO_SUPPORT, POP_REQUIRED, PARTIAL = 0, 2, 3, 4, 6, 7
 BAD_ALG, BAD_MESSAGE_CHECK, BAD_REQUEST, BAD_TIME, BAD_CERT_ID, UNSUPPORTED_EXT = range(6)
@@ -44,19 +44,19 @@ async def test_an_agent_gets_a_certificate_for_a_device_in_a_simple_response(wor
 async def test_with_a_transaction_the_response_is_a_full_one_and_has_its_number_and_nonces(world: CmcWorld) -> None:
     key = ec_key("device key")
     controls = [
-        cmc.control(11, cmc.TRANSACTION_ID, cmc.integer(77)),
-        cmc.control(12, cmc.SENDER_NONCE, cmc.octets(b"n" * 16)),
-        cmc.control(13, cmc.DATA_RETURN, cmc.octets(b"shelf 7")),
-        cmc.control(14, cmc.REG_INFO, cmc.octets(b"anything")),
+        cmc.control(11, cmc.TRANSACTION_ID, integer(77)),
+        cmc.control(12, cmc.SENDER_NONCE, octets(b"n" * 16)),
+        cmc.control(13, cmc.DATA_RETURN, octets(b"shelf 7")),
+        cmc.control(14, cmc.REG_INFO, octets(b"anything")),
     ]
     reply = await world.send(signed(pki_data(controls, [tcr(1, csr(key))]), world.agent()), status=200)
     assert reply.full
     assert reply.about(1).status == SUCCESS
-    assert reply.controls[cmc.TRANSACTION_ID] == (cmc.integer(77),)
-    assert reply.controls[cmc.RECIPIENT_NONCE] == (cmc.octets(b"n" * 16),)
-    assert reply.controls[cmc.DATA_RETURN] == (cmc.octets(b"shelf 7"),)
+    assert reply.controls[cmc.TRANSACTION_ID] == (integer(77),)
+    assert reply.controls[cmc.RECIPIENT_NONCE] == (octets(b"n" * 16),)
+    assert reply.controls[cmc.DATA_RETURN] == (octets(b"shelf 7"),)
     [ours] = reply.controls[cmc.SENDER_NONCE]
-    assert ours != cmc.octets(b"n" * 16)
+    assert ours != octets(b"n" * 16)
     assert reply.certificate_of(key)
 
 
@@ -69,7 +69,7 @@ def controls_of_secret(
     return [
         cmc.control(901, cmc.IDENTIFICATION, cmc.text(identification)),
         cmc.control(902, cmc.IDENTITY_PROOF_V2, cmc.identity_proof(secret.encode(), identification, requests)),
-        cmc.control(903, cmc.POP_LINK_RANDOM, cmc.octets(random)),
+        cmc.control(903, cmc.POP_LINK_RANDOM, octets(random)),
     ]
 
 
