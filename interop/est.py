@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 
 import orjson
@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+from ruamel.yaml import YAML
 
 from interop.support import Held, Site, hold, no_dns, openssl, short_directory
 from tests.helpers.server import Server
@@ -24,38 +25,44 @@ CMC_RA = ObjectIdentifier("1.3.6.1.5.5.7.3.28")  # id-kp-cmcRA (RFC 6402 §2.10)
 
 # strongSwan's `pki` knows no labels, so `default` has what it needs.
 ENDPOINTS = """\
-    default: {profile: device, authenticate: [basic, certificate], client_certificates: {roles: [device]}}
-    digest: {profile: device, authenticate: [digest]}
-    tokens: {profile: device, authenticate: [bearer]}
-    wrapped: {profile: device, base64_wrap: "76"}
-    unwrapped: {profile: device, base64_wrap: "0"}
-    oids: {profile: device, csr_attributes: oids}
-    template: {profile: device, csr_attributes: template}
-    keys:
-      profile: keyed
-      authenticate: [basic, certificate]
-      client_certificates: {enroll: true, roles: [device]}
-      server_keygen: true
-      registration_authority: est
-    approved: {profile: device, require_approval: true}
-    linked: {profile: device, proof_linking: required}
-    idevid: {profile: device, authenticate: [certificate], client_certificates: {anchors: [maker.pem], roles: [device]}}
-    bootstrap: {profile: device, authenticate: [basic, certificate], client_certificates: {enroll: true, roles: [device]}}
-    cmc:
-      profile: device
-      authenticate: [basic, certificate]
-      full_cmc: true
-      registration_authority: est
-      client_certificates: {roles: [device]}
-      agents: {anchors: [offices.pem], roles: [device]}
+default: {profile: device, authenticate: [basic, certificate], client_certificates: {roles: [device]}}
+digest: {profile: device, authenticate: [digest]}
+tokens: {profile: device, authenticate: [bearer]}
+wrapped: {profile: device, base64_wrap: "76"}
+unwrapped: {profile: device, base64_wrap: "0"}
+oids: {profile: device, csr_attributes: oids}
+template: {profile: device, csr_attributes: template}
+keys:
+  profile: keyed
+  authenticate: [basic, certificate]
+  client_certificates: {enroll: true, roles: [device]}
+  server_keygen: true
+  registration_authority: est
+approved: {profile: device, require_approval: true}
+linked: {profile: device, proof_linking: required}
+idevid: {profile: device, authenticate: [certificate], client_certificates: {anchors: [maker.pem], roles: [device]}}
+bootstrap: {profile: device, authenticate: [basic, certificate], client_certificates: {enroll: true, roles: [device]}}
+cmc:
+  profile: device
+  authenticate: [basic, certificate]
+  full_cmc: true
+  registration_authority: est
+  client_certificates: {roles: [device]}
+  agents: {anchors: [offices.pem], roles: [device]}
 """
-PROFILE = """\
-  keyed: {issuer: devices, validity: 30d, key_usage: [digital_signature, key_encipherment], extended_key_usage: [clientAuth],
-    common_name: device, require_san: false, server_keygen: true}
+PROFILES = """\
+keyed:
+  issuer: devices
+  validity: 30d
+  key_usage: [digital_signature, key_encipherment]
+  extended_key_usage: [clientAuth]
+  common_name: device
+  require_san: false
+  server_keygen: true
 """
 POLICIES = """\
-  keyed: {roles: [device], allowed_profiles: [keyed], allowed_sans: ["*"], allowed_common_names: ["*"]}
-  waiting: {roles: [waiting], allowed_profiles: [device], allowed_sans: ["*"], allowed_common_names: ["*"], require_approval: true}
+keyed: {roles: [device], allowed_profiles: [keyed], allowed_sans: ["*"], allowed_common_names: ["*"]}
+waiting: {roles: [waiting], allowed_profiles: [device], allowed_sans: ["*"], allowed_common_names: ["*"], require_approval: true}
 """
 
 
@@ -170,15 +177,14 @@ class EstSite:
 
 
 def _configured(text: str) -> str:
-    text, found = re.subn(r"(?<=\n  est:\n)    default: .*\n", ENDPOINTS, text)
-    assert found == 1
-    for old, new in (
-        ("\npolicies:", f"\n{PROFILE}\npolicies:"),
-        ("\nendpoints:", f"\n{POLICIES}\nendpoints:"),
-    ):
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    return text
+    yaml = YAML()
+    config = yaml.load(text)
+    config["endpoints"]["est"] = yaml.load(ENDPOINTS)
+    config["profiles"].update(yaml.load(PROFILES))
+    config["policies"].update(yaml.load(POLICIES))
+    out = StringIO()
+    yaml.dump(config, out)
+    return out.getvalue()
 
 
 @contextmanager

@@ -12,12 +12,14 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs7
+from ruamel.yaml import YAML
 
 from tests.helpers.front_doors import Books, Watch
 from tests.helpers.issuance_simulator import der_of, make_csr, pem_of
@@ -25,9 +27,9 @@ from tests.helpers.server import Server
 from tests.helpers.server import run as certwright
 
 ENDPOINTS = """\
-    default: {profile: device, authenticate: [basic]}
-    linked: {profile: device, authenticate: [basic], proof_linking: required}
-    azure: {profile: device, authenticate: [basic, certificate], client_certificates: {enroll: true, roles: [device]}}
+default: {profile: device, authenticate: [basic]}
+linked: {profile: device, authenticate: [basic], proof_linking: required}
+azure: {profile: device, authenticate: [basic, certificate], client_certificates: {enroll: true, roles: [device]}}
 """
 LIMIT = 10.0  # seconds for one answer
 USER = "device"
@@ -36,9 +38,11 @@ FORM = b"application/x-www-form-urlencoded"
 
 
 def with_endpoints(text: str) -> str:
-    made, count = re.subn(r"(?<=\n  est:\n)    default: .*\n", ENDPOINTS, text)
-    assert count == 1
-    return made
+    yaml, out = YAML(), StringIO()
+    config = yaml.load(text)
+    config["endpoints"]["est"] = yaml.load(ENDPOINTS)
+    yaml.dump(config, out)
+    return out.getvalue()
 
 
 @dataclass(frozen=True, slots=True)
