@@ -218,7 +218,13 @@ async def stop(runners: Iterable[web.AppRunner], traffic: Traffic, patience: flo
     await asyncio.gather(*(runner.cleanup() for runner in runners))
 
 
-async def start(app: web.Application, sockets: Iterable[socket.socket], context: ssl.SSLContext | None) -> web.AppRunner:
+async def start(
+    app: web.Application,
+    sockets: Iterable[socket.socket],
+    context: ssl.SSLContext | None,
+    *,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
+) -> web.AppRunner:
     """Begin to accept."""
     runner = web.AppRunner(
         app,
@@ -232,20 +238,29 @@ async def start(app: web.Application, sockets: Iterable[socket.socket], context:
     )
     await runner.setup()
     for sock in sockets:
-        await _Site(runner, sock.dup(), ssl_context=context, backlog=1024).start()
+        await _Site(runner, sock.dup(), context, handshake_timeout).start()
     return runner
 
 
 class _Site(web.SockSite):
     """aiohttp's own leaves the handshake a minute, and offers no other."""
 
+    def __init__(
+        self, runner: web.AppRunner, sock: socket.socket, context: ssl.SSLContext | None, handshake_timeout: float
+    ) -> None:
+        super().__init__(runner, sock, ssl_context=context, backlog=1024)
+        self._handshake_timeout = None if context is None else handshake_timeout
+
     async def start(self) -> None:
         await web.BaseSite.start(self)
-        timeout = None if self._ssl_context is None else HANDSHAKE_TIMEOUT
         server = self._runner.server
         assert server is not None  # the runner is set up
         self._server = await asyncio.get_running_loop().create_server(
-            server, sock=self._sock, ssl=self._ssl_context, backlog=self._backlog, ssl_handshake_timeout=timeout
+            server,
+            sock=self._sock,
+            ssl=self._ssl_context,
+            backlog=self._backlog,
+            ssl_handshake_timeout=self._handshake_timeout,
         )
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 from aiohttp import web
 
 # Set by the edge for a request that a listed proxy has forwarded: what it says the client presented, DER, leaf first.
-FORWARDED_CHAIN = "forwarded_client_chain"
+FORWARDED_CHAIN: web.RequestKey[tuple[bytes, ...]] = web.RequestKey("forwarded_client_chain", tuple)
 MAX_CHAIN = 10  # certificates; a path has three or four
 
 
@@ -67,7 +67,7 @@ class Connections:
 
     def of(self, request: web.Request) -> Connection:
         """Never raises: what cannot be had is not there."""
-        forwarded: tuple[bytes, ...] | None = request.get(FORWARDED_CHAIN)
+        forwarded = request.get(FORWARDED_CHAIN)
         if forwarded is not None:
             return Connection(chain=forwarded, proxied=True)
         tls = _tls(request)

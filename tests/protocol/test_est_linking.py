@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -46,9 +47,7 @@ def server(maker: Maker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
     def edit(text: str) -> str:
         (directory / "maker.pem").write_bytes(maker.root.public_bytes(Encoding.PEM))
-        lines = text.splitlines(keepends=True)
-        at = next(number for number, line in enumerate(lines) if line.startswith("  est:") and "default:" in lines[number + 1])
-        return "".join([*lines[: at + 1], ENDPOINTS, *lines[at + 2 :]])
+        return re.sub(r"(?ms)(?<=^endpoints:\n)(.*?^  est:\n).*?(?=^  scep:)", rf"\1{ENDPOINTS}", text)
 
     with Server(directory=directory, edit=edit) as running:
         yield running

@@ -56,7 +56,7 @@ def server(maker: Maker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     def edit(text: str) -> str:
         (directory / "maker.pem").write_bytes(maker.root.public_bytes(Encoding.PEM))
         (directory / "line.pem").write_bytes(maker.intermediate.public_bytes(Encoding.PEM))
-        return re.sub(r"(?m)^  est:\n(    default: .*\n)", rf"  est:\n\1{ENDPOINTS}", text) + PROXIES
+        return text.replace("\n  est:\n    default:", f"\n  est:\n{ENDPOINTS}    default:") + PROXIES
 
     with Server(directory=directory, edit=edit) as running:
         yield running
