@@ -20,6 +20,7 @@ class Template:
     loopback: bool
 
 
+BY_CERTIFICATE = "authenticate: [basic, certificate], client_certificates: {roles: [device]}"
 CHALLENGES = "challenges: [http-01, dns-01, tls-alpn-01]"
 
 
@@ -125,8 +126,7 @@ endpoints:
     # More (external accounts, CAA, limits, profiles of its own ...): docs/acme.md. renewal_info tells clients when to renew.
     default: {{profiles: [tls-server, short-lived], {CHALLENGES}, identifiers: [dns, ip], renewal_info: {{}}}}
   est:
-    default: {{profile: device, registration_authority: est, authenticate: [basic, certificate],
-              client_certificates: {{roles: [device]}}}}      # devices renew by their certificates; all of it: docs/est.md
+    default: {{profile: device, registration_authority: est, {BY_CERTIFICATE}}}      # who enrolled renews itself; all of it: docs/est.md
   scep:
     default:
       profile: device
