@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from certwright import authority, init, output
-from certwright.cli import Output
+from certwright.cli_options import Output
 from certwright.commands import find_config, say, with_database
 from certwright.config import Config, load
 from certwright.config_schema import parse_duration
@@ -31,7 +31,7 @@ from signer.software import load_key
 T = TypeVar("T")
 
 
-def _with_credentials(config: Config, use: Callable[[Credentials], Awaitable[T]]) -> T:
+def with_credentials(config: Config, use: Callable[[Credentials], Awaitable[T]]) -> T:
     return with_database(config, lambda database: use(Credentials(database=database, clock=SystemClock())))
 
 
@@ -40,15 +40,15 @@ def _with_credentials(config: Config, use: Callable[[Credentials], Awaitable[T]]
 
 def apikey_create(config: Path | None, roles: list[str], profile: str, expires: str | None) -> int:
     found = load(find_config(config))
-    _check_profile(found, profile)
-    until = None if expires is None else after(SystemClock().micros(), _lifetime(expires))
-    key = _with_credentials(found, lambda those: those.create_api_key(roles=roles, profile=profile, expires_at=until))
+    check_profile(found, profile)
+    until = None if expires is None else after(SystemClock().micros(), lifetime(expires))
+    key = with_credentials(found, lambda those: those.create_api_key(roles=roles, profile=profile, expires_at=until))
     say(key)
-    _note_roles(found, roles)
+    note_roles(found, roles)
     return DONE
 
 
-def _lifetime(expires: str) -> timedelta:
+def lifetime(expires: str) -> timedelta:
     try:
         life = parse_duration(expires)
     except ValueError as error:
@@ -59,49 +59,33 @@ def _lifetime(expires: str) -> timedelta:
 
 
 def apikey_list(config: Path | None, form: Output) -> int:
-    found = _with_credentials(load(find_config(config)), lambda those: those.list(CredentialKind.API_KEY))
+    found = with_credentials(load(find_config(config)), lambda those: those.list(CredentialKind.API_KEY))
     now = SystemClock().micros()
-    output.show([_credential_row(state, now) for state in found], form.value)
+    output.show([credential_row(state, now) for state in found], form.value)
     return DONE
 
 
 def apikey_disable(config: Path | None, key_id: str) -> int:
-    _with_credentials(load(find_config(config)), lambda those: those.disable(CredentialKind.API_KEY, key_id))
+    with_credentials(load(find_config(config)), lambda those: those.disable(CredentialKind.API_KEY, key_id))
     say(f"API key {key_id} opens nothing any more")
-    return DONE
-
-
-def est_user_add(
-    config: Path | None, user: str, *, endpoint: str, roles: list[str], profile: str, password_file: Path | None
-) -> int:
-    found = load(find_config(config))
-    _check_endpoint("EST", endpoint, found.est)
-    _check_profile(found, profile)
-    password = _secret(password_file)
-    _with_credentials(
-        found,
-        lambda those: those.set_est_user(endpoint=endpoint, user=user, password=password, roles=roles, profile=profile),
-    )
-    say(password if password_file is None else f"password of {shown(user)} set")
-    _note_roles(found, roles)
     return DONE
 
 
 def scep_challenge_set(config: Path | None, endpoint: str, roles: list[str], profile: str, challenge_file: Path | None) -> int:
     found = load(find_config(config))
-    _check_endpoint("SCEP", endpoint, found.scep)
-    _check_profile(found, profile)
-    challenge = _secret(challenge_file)
-    _with_credentials(
+    check_endpoint("SCEP", endpoint, found.scep)
+    check_profile(found, profile)
+    challenge = secret_of(challenge_file)
+    with_credentials(
         found,
         lambda those: those.set_scep_challenge(endpoint=endpoint, challenge=challenge, roles=roles, profile=profile),
     )
     say(challenge if challenge_file is None else f"challenge of {endpoint} set")
-    _note_roles(found, roles)
+    note_roles(found, roles)
     return DONE
 
 
-def _secret(file: Path | None) -> str:
+def secret_of(file: Path | None) -> str:
     """From a file, never from the command line, where others on the machine see it."""
     if file is None:
         return generate_secret()
@@ -113,24 +97,24 @@ def _secret(file: Path | None) -> str:
         raise Refused(f"{file} is not UTF-8 text, so it cannot be a password") from error
 
 
-def _check_profile(config: Config, profile: str) -> None:
+def check_profile(config: Config, profile: str) -> None:
     if profile:
         config.profiles.get(profile)
 
 
-def _check_endpoint(protocol: str, name: str, known: Mapping[str, object]) -> None:
+def check_endpoint(protocol: str, name: str, known: Mapping[str, object]) -> None:
     if name not in known:
         raise Refused(f"there is no {protocol} endpoint {name!r}; there is: {', '.join(sorted(known)) or 'none'}")
 
 
-def _note_roles(config: Config, roles: list[str]) -> None:
+def note_roles(config: Config, roles: list[str]) -> None:
     """A role that no policy names is allowed nothing, which surprises later."""
     granted = {role for policy in config.policies for role in policy.roles}
     for role in sorted(set(roles) - granted):
         sys.stderr.write(f"certwright: note: no policy names the role {role!r}, so it may not have any certificate\n")
 
 
-def _credential_row(state: CredentialState, now: Micros) -> dict[str, object]:
+def credential_row(state: CredentialState, now: Micros) -> dict[str, object]:
     ended = state.disabled_at is not None or (state.expires_at is not None and state.expires_at <= now)
     return {
         "id": state.credential.id,

@@ -7,11 +7,22 @@ valid; 4 something that it takes is away (database, signer, a port).
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from certwright.cli_est import est
+from certwright.cli_options import (
+    ConfigOption,
+    EndpointOption,
+    ExpiresOption,
+    Output,
+    OutputOption,
+    ProfileOption,
+    RoleOption,
+    finish,
+)
 
 EXIT_CODES = """\b
 Exit codes: 0 done · 1 refused, not found or a check failed · 2 wrong usage
@@ -36,9 +47,7 @@ def _group(name: str, text: str) -> typer.Typer:
 
 db = _group("db", "The database: is its schema this program's?")
 apikey = _group("apikey", "API keys of programs and operators.")
-est = _group("est", "EST: users and passwords.")
-est_user = typer.Typer(help="Users of an EST endpoint.", no_args_is_help=True, rich_markup_mode=None)
-est.add_typer(est_user, name="user")
+app.add_typer(est, name="est")
 scep = _group("scep", "SCEP: challenge passwords.")
 scep_challenge = typer.Typer(help="The challenge password of a SCEP endpoint.", no_args_is_help=True, rich_markup_mode=None)
 scep.add_typer(scep_challenge, name="challenge")
@@ -49,12 +58,6 @@ renewal = _group("renewal", "Renewals: have clients renew a set of certificates 
 profile = _group("profile", "Profiles: what certificates look like.")
 keys = _group("keys", "Keys that are refused: lists of compromised ones.")
 ca = _group("ca", "The CA: its issuers, its own server certificate.")
-
-
-class Output(enum.Enum):
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
 
 
 class Client(enum.Enum):
@@ -93,20 +96,6 @@ class RevocationWord(enum.Enum):
     CESSATION_OF_OPERATION = "cessation-of-operation"
     PRIVILEGE_WITHDRAWN = "privilege-withdrawn"
 
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        help="The configuration. Default: $CERTWRIGHT_CONFIG, ./certwright.yaml, ./var/certwright/certwright.yaml, "
-        "/etc/certwright/certwright.yaml.",
-    ),
-]
-OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print it.")]
-EndpointOption = Annotated[str, typer.Option("--endpoint", help="Which endpoint.")]
-RoleOption = Annotated[list[str], typer.Option("--role", help="A role of the policies; may be given several times.")]
-ProfileOption = Annotated[str, typer.Option("--profile", help="The default profile of its requests.")]
 
 BaseUrlOption = Annotated[
     str | None,
@@ -159,7 +148,7 @@ def init(
     options = Options(
         directory, base_url, listen_address, https_port, mtls_port, http_port, metrics_port, tuple(name), database, http01_port
     )
-    _finish(lambda: commands.init(options))
+    finish(lambda: commands.init(options))
 
 
 @app.command(epilog="Example: certwright up        (then, in another terminal, one of the command lines that it prints)")
@@ -185,7 +174,7 @@ def up(
     options = Options(
         directory, base_url, listen_address, https_port, mtls_port, http_port, metrics_port, tuple(name), database, http01_port
     )
-    _finish(lambda: commands.up(options))
+    finish(lambda: commands.up(options))
 
 
 @app.command(epilog="Example: certwright serve --config /etc/certwright/certwright.yaml --workers 2")
@@ -196,7 +185,7 @@ def serve(
     """Serve until SIGTERM, which drains. SIGHUP reads the configuration again; a mistake in it changes nothing."""
     from certwright import commands
 
-    _finish(lambda: commands.serve(config, workers))
+    finish(lambda: commands.serve(config, workers))
 
 
 @app.command(epilog="Example: certwright check --config certwright.yaml && systemctl reload certwright")
@@ -204,7 +193,7 @@ def check(config: ConfigOption = None) -> None:
     """Is the configuration right, and will a server with it be well? Every finding says what to change."""
     from certwright import commands
 
-    _finish(lambda: commands.check(config))
+    finish(lambda: commands.check(config))
 
 
 @app.command(
@@ -244,7 +233,7 @@ def perspective(
         allow_networks=tuple(allow_network),
         at_once=at_once,
     )
-    _finish(lambda: run(options))
+    finish(lambda: run(options))
 
 
 @db.command("status", epilog="Example: certwright db status -o json")
@@ -252,7 +241,7 @@ def db_status(config: ConfigOption = None, output: OutputOption = Output.TABLE) 
     """Which migrations the database has, and which it lacks."""
     from certwright import commands
 
-    _finish(lambda: commands.db_status(config, output))
+    finish(lambda: commands.db_status(config, output))
 
 
 @db.command("upgrade", epilog="Example: certwright db upgrade")
@@ -260,7 +249,7 @@ def db_upgrade(config: ConfigOption = None) -> None:
     """Bring the database to this program's schema."""
     from certwright import commands
 
-    _finish(lambda: commands.db_upgrade(config))
+    finish(lambda: commands.db_upgrade(config))
 
 
 @apikey.command("create", epilog="Example: certwright apikey create --role operator --profile tls-server --expires 90d")
@@ -268,12 +257,12 @@ def apikey_create(
     config: ConfigOption = None,
     role: RoleOption = ["operator"],  # noqa: B006  # typer's way; nobody changes it
     profile_name: ProfileOption = "",
-    expires: Annotated[str | None, typer.Option("--expires", help="A duration such as 90d. Default: never.")] = None,
+    expires: ExpiresOption = None,
 ) -> None:
     """Make a key and print it; it is never shown again."""
     from certwright import admin
 
-    _finish(lambda: admin.apikey_create(config, role, profile_name, expires))
+    finish(lambda: admin.apikey_create(config, role, profile_name, expires))
 
 
 @apikey.command("list", epilog="Example: certwright apikey list")
@@ -281,7 +270,7 @@ def apikey_list(config: ConfigOption = None, output: OutputOption = Output.TABLE
     """Every key by its id, with its roles and whether it still opens anything."""
     from certwright import admin
 
-    _finish(lambda: admin.apikey_list(config, output))
+    finish(lambda: admin.apikey_list(config, output))
 
 
 @apikey.command("disable", epilog="Example: certwright apikey disable 0123456789abcdef")
@@ -289,29 +278,7 @@ def apikey_disable(key_id: Annotated[str, typer.Argument(metavar="ID")], config:
     """End a key at once, on every node."""
     from certwright import admin
 
-    _finish(lambda: admin.apikey_disable(config, key_id))
-
-
-@est_user.command("add", epilog="Example: certwright est user add printer-7 --role device --profile device")
-def est_user_add(
-    user: Annotated[str, typer.Argument(metavar="NAME")],
-    *,
-    config: ConfigOption = None,
-    endpoint: EndpointOption = "default",
-    role: RoleOption = ["device"],  # noqa: B006  # typer's way; nobody changes it
-    profile_name: ProfileOption = "",
-    password_file: Annotated[
-        Path | None, typer.Option("--password-file", help="Default: a new one is made and printed.")
-    ] = None,
-) -> None:
-    """Add a user, or change the password of one."""
-    from certwright import admin
-
-    _finish(
-        lambda: admin.est_user_add(
-            config, user, endpoint=endpoint, roles=role, profile=profile_name, password_file=password_file
-        )
-    )
+    finish(lambda: admin.apikey_disable(config, key_id))
 
 
 @scep_challenge.command("set", epilog="Example: certwright scep challenge set --endpoint default")
@@ -327,7 +294,7 @@ def scep_challenge_set(
     """Set the static challenge password; the one before it ends."""
     from certwright import admin
 
-    _finish(lambda: admin.scep_challenge_set(config, endpoint, role, profile_name, challenge_file))
+    finish(lambda: admin.scep_challenge_set(config, endpoint, role, profile_name, challenge_file))
 
 
 @eab.command("create", epilog="Example: certwright eab create --role web --names '*.example.com' --expires 90d")
@@ -354,7 +321,7 @@ def eab_create(
     """Make a key and print it with command lines that register; the HMAC key is never shown again."""
     from certwright import eab_cli
 
-    _finish(
+    finish(
         lambda: eab_cli.create(
             config,
             endpoint=endpoint,
@@ -373,7 +340,7 @@ def eab_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -
     """Every key with what it gives, and how many accounts are bound to it. The HMAC keys are not shown."""
     from certwright import eab_cli
 
-    _finish(lambda: eab_cli.show(config, output))
+    finish(lambda: eab_cli.show(config, output))
 
 
 @eab.command("revoke", epilog="Example: certwright eab revoke 0123456789abcdef0123")
@@ -381,7 +348,7 @@ def eab_revoke(kid: Annotated[str, typer.Argument(metavar="KID")], config: Confi
     """End a key, and the rights of every account that is bound to it, at once and on every node."""
     from certwright import eab_cli
 
-    _finish(lambda: eab_cli.revoke(config, kid))
+    finish(lambda: eab_cli.revoke(config, kid))
 
 
 @cert.command("list", epilog="Example: certwright cert list --limit 20 -o json")
@@ -393,7 +360,7 @@ def cert_list(
     """The newest certificates."""
     from certwright import admin
 
-    _finish(lambda: admin.cert_list(config, limit, output))
+    finish(lambda: admin.cert_list(config, limit, output))
 
 
 @cert.command("show", epilog="Example: certwright cert show 2f6c9a… -o json")
@@ -405,7 +372,7 @@ def cert_show(
     """One certificate, with its chain in PEM."""
     from certwright import admin
 
-    _finish(lambda: admin.cert_show(config, serial, output))
+    finish(lambda: admin.cert_show(config, serial, output))
 
 
 @cert.command("revoke", epilog="Example: certwright cert revoke 2f6c9a… --reason key-compromise")
@@ -417,7 +384,7 @@ def cert_revoke(
     """Revoke for good. OCSP says so at once, the next CRL within seconds."""
     from certwright import admin
 
-    _finish(lambda: admin.cert_revoke(config, serial, reason.name))
+    finish(lambda: admin.cert_revoke(config, serial, reason.name))
 
 
 @requests.command("list", epilog="Example: certwright requests list --state all -o json")
@@ -430,7 +397,7 @@ def requests_list(
     """What waits for an approval, or what became of it; the newest first."""
     from certwright import requests_cli
 
-    _finish(lambda: requests_cli.show_list(config, state.value, limit, output))
+    finish(lambda: requests_cli.show_list(config, state.value, limit, output))
 
 
 @requests.command("show", epilog="Example: certwright requests show 0123456789abcdef0123456789abcdef")
@@ -440,7 +407,7 @@ def requests_show(
     """One request: who asks, from where, with which key, and what the certificate would look like."""
     from certwright import requests_cli
 
-    _finish(lambda: requests_cli.show(config, request_id, output))
+    finish(lambda: requests_cli.show(config, request_id, output))
 
 
 @requests.command(
@@ -454,7 +421,7 @@ def requests_approve(
     """Agree: the client gets its certificate when it asks again. One approval is for one certificate."""
     from certwright import requests_cli
 
-    _finish(lambda: requests_cli.approve(config, request_id, comment))
+    finish(lambda: requests_cli.approve(config, request_id, comment))
 
 
 @requests.command("deny", epilog="Example: certwright requests deny 0123456789abcdef0123456789abcdef --reason 'no such device'")
@@ -466,7 +433,7 @@ def requests_deny(
     """Refuse: the client is told so, and why, for 30 days."""
     from certwright import requests_cli
 
-    _finish(lambda: requests_cli.deny(config, request_id, reason))
+    finish(lambda: requests_cli.deny(config, request_id, reason))
 
 
 @renewal.command(
@@ -487,7 +454,7 @@ def renewal_pull(
     """Have clients that ask (ARI) renew these certificates soon. It revokes nothing."""
     from certwright import renewals
 
-    _finish(
+    finish(
         lambda: renewals.pull(
             config,
             issuer=issuer,
@@ -505,7 +472,7 @@ def renewal_list(config: ConfigOption = None, output: OutputOption = Output.TABL
     """Every such decision, oldest first."""
     from certwright import renewals
 
-    _finish(lambda: renewals.show(config, output))
+    finish(lambda: renewals.show(config, output))
 
 
 @renewal.command("withdraw", epilog="Example: certwright renewal withdraw 2vSJ…")
@@ -513,7 +480,7 @@ def renewal_withdraw(pull_id: Annotated[str, typer.Argument(metavar="ID")], conf
     """End a decision: the certificates have their ordinary windows again."""
     from certwright import renewals
 
-    _finish(lambda: renewals.withdraw(config, pull_id))
+    finish(lambda: renewals.withdraw(config, pull_id))
 
 
 @profile.command("list", epilog="Example: certwright profile list -o yaml")
@@ -521,7 +488,7 @@ def profile_list(config: ConfigOption = None, output: OutputOption = Output.TABL
     """Every profile: issuer, validity and usages, with the defaults filled in."""
     from certwright import admin
 
-    _finish(lambda: admin.profile_list(config, output))
+    finish(lambda: admin.profile_list(config, output))
 
 
 @keys.command("block", epilog="Example: certwright keys block compromised.txt")
@@ -533,7 +500,7 @@ def keys_block(
     """Refuse these keys from now on, for certificates and accounts. Names the valid certificates that have one."""
     from certwright import keys_cli
 
-    _finish(lambda: keys_cli.block(config, file, reason))
+    finish(lambda: keys_cli.block(config, file, reason))
 
 
 @ca.command("list", epilog="Example: certwright ca list")
@@ -541,7 +508,7 @@ def ca_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) ->
     """The issuers: names, expiry, fingerprints."""
     from certwright import admin
 
-    _finish(lambda: admin.ca_list(config, output))
+    finish(lambda: admin.ca_list(config, output))
 
 
 @ca.command("renew-server", epilog="Example: certwright ca renew-server && systemctl reload certwright")
@@ -549,7 +516,7 @@ def ca_renew_server(config: ConfigOption = None) -> None:
     """Make a new key and certificate for our own listeners, with the names of the old one, by the issuer `issuing`."""
     from certwright import admin
 
-    _finish(lambda: admin.ca_renew_server(config))
+    finish(lambda: admin.ca_renew_server(config))
 
 
 @app.command("client-config", epilog="Example: certwright client-config certbot")
@@ -557,14 +524,7 @@ def client_config(client: Annotated[Client, typer.Argument()], config: ConfigOpt
     """A command line for a client, with this server's URLs and names in it."""
     from certwright import commands
 
-    _finish(lambda: commands.client_config(config, client.value))
-
-
-def _finish(command: Callable[[], int]) -> None:
-    """Every expected way to fail, with its exit code; the text goes to stderr."""
-    from certwright import failures
-
-    raise typer.Exit(failures.run(command))
+    finish(lambda: commands.client_config(config, client.value))
 
 
 def main() -> None:

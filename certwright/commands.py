@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from certwright import clients, output
 from certwright import serve as serving
-from certwright.cli import Output
+from certwright.cli_options import Output
 from certwright.config import Config, load
 from certwright.errors import Refused
 from certwright.failures import DONE

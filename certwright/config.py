@@ -42,10 +42,13 @@ Address = tuple[str, int]
 # What this release does of what the schema knows.
 SCEP_CHALLENGES = frozenset({"static"})
 
-NO_SEALING_KEY = (
-    "the keys of external accounts are sealed in the database by a key in a file: make one with "
+_SEALING = (
+    "sealed in the database by a key in a file: make one with "
     "(umask 077; openssl rand -hex 32 > secrets.key) and say secrets_key_file: secrets.key"
 )
+NO_SEALING_KEY = f"the keys of external accounts are {_SEALING}"
+NO_DIGEST_KEY = f"what Digest is computed from is {_SEALING}"
+NO_SECRETS_KEY = f"shared secrets and keys are {_SEALING}"
 ONE_WRITER = "SQLite has one writer, so there is one worker; for more, let `database` be a PostgreSQL"
 
 
@@ -386,6 +389,9 @@ class _Builder:
             for name, endpoint in self._root.endpoints.acme.items():
                 if endpoint.external_account != "none":
                     self._document.note(("endpoints", "acme", name, "external_account"), NO_SEALING_KEY)
+            for name, label in self._root.endpoints.est.items():
+                if "digest" in label.authenticate:
+                    self._document.note(("endpoints", "est", name, "authenticate"), NO_DIGEST_KEY)
             return ()
         before = len(self._document.problems)
         path = self._files.secret(place, given)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from acmeserver.external_keys import ExternalKey, ExternalKeys, NewKey
 from acmeserver.urls import Urls
 from certwright import output
-from certwright.cli import Output
+from certwright.cli_options import Output
 from certwright.commands import find_config, say, with_database
 from certwright.config import NO_SEALING_KEY, Config, did_you_mean, load
 from certwright.config_acme import AcmeSettings

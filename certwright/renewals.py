@@ -9,7 +9,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from certwright import output
-from certwright.cli import Output
+from certwright.cli_options import Output
 from certwright.commands import find_config, say, with_database
 from certwright.compose import new_id
 from certwright.config import Config, did_you_mean, load

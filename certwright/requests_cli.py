@@ -12,7 +12,7 @@ from typing import TypeVar, assert_never
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from certwright import output
-from certwright.cli import Output
+from certwright.cli_options import Output
 from certwright.commands import find_config, say, with_database
 from certwright.compose import issuers_of, make_approvals
 from certwright.config import Config, load

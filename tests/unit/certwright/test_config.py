@@ -148,7 +148,9 @@ MISTAKES: list[tuple[str, Edit, str]] = [
     ),
     (
         "Digest and no key that seals what it is computed from",
-        lambda text: re.sub(r"authenticate: \[basic", "authenticate: [digest", text).replace("secrets_key_file: secrets.key", ""),
+        lambda text: replaced("[basic, certificate]", "[digest, certificate]")(
+            text.replace("secrets_key_file: secrets.key", "")
+        ),
         "what Digest is computed from is sealed in the database by a key in a file: make one with",
     ),
     (
