@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pki.cms.ber import MAX_ELEMENTS, normalise
+from pki.cms.ber import MAX_ELEMENTS, children_as_sent, normalise
 from pki.cms.errors import CmsError, CmsProblem
 from pki.der import encode
 
@@ -145,3 +145,25 @@ def _der(tree: object) -> bytes:
 def test_every_loose_spelling_of_a_value_becomes_its_one_der(tree: object, indefinite: bool) -> None:
     assert normalise(_ber(tree, indefinite)) == _der(tree)
     assert normalise(_der(tree)) == _der(tree)
+
+
+def test_children_are_given_as_they_were_sent() -> None:
+    """A MAC covers octets, not what they mean (RFC 5272 §6.2.1)."""
+    children = [b"\x30\x80\x05\x00\x00\x00", b"\x04\x81\x01x", b"\x24\x80\x04\x01a\x04\x01b\x00\x00", b"\x30\x00"]
+    content = b"".join(children)
+    for whole in (
+        b"\x30" + bytes((len(content),)) + content,
+        b"\x30\x82\x00" + bytes((len(content),)) + content,
+        b"\x30\x80" + content + b"\0\0",
+    ):
+        assert normalise(whole)
+        assert children_as_sent(whole) == children
+    assert children_as_sent(b"\x30\x00") == children_as_sent(b"\x30\x80\0\0") == []
+
+
+def test_a_caller_may_allow_more_elements() -> None:
+    many = b"\x30\x82" + (2 * (MAX_ELEMENTS + 1)).to_bytes(2, "big") + b"\x05\x00" * (MAX_ELEMENTS + 1)
+    assert normalise(many, max_elements=MAX_ELEMENTS + 2) == many
+    with pytest.raises(CmsError) as caught:
+        normalise(many)
+    assert caught.value.problem is CmsProblem.TOO_LARGE

@@ -217,3 +217,11 @@ def test_a_damaged_request_is_a_request_or_a_rejection(at: int, splice: bytes) -
 def _value_or_rejection(data: bytes) -> None:
     with contextlib.suppress(Rejection):
         assert isinstance(parse_csr(data), Csr)
+
+
+def test_what_stands_beside_names_and_key_is_kept_for_whoever_looks_for_proofs() -> None:
+    csr = parse_csr(_with_challenge(b"secret"))
+    assert set(csr.attributes) == {"1.2.840.113549.1.9.7", "1.2.840.113549.1.9.14"}
+    assert csr.attributes["1.2.840.113549.1.9.7"][-6:] == b"secret"
+    assert csr.extensions["2.5.29.17"] == x509.SubjectAlternativeName([x509.DNSName("dev1.example.com")]).public_bytes()
+    assert "secret" not in repr(csr)
