@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from pki import der
 from pki.cms.envelope import enveloped
@@ -27,7 +28,7 @@ from pki.cms.keyencryption import (
 )
 from pki.cms.signed import sign
 from pki.cms.types import CIPHERS, RSA_ENCRYPTION, SIGNED_DATA, Algorithm, Cipher, Digest, read_certificate
-from pki.csr import Csr
+from pki.csr import Csr, load_public_key
 from pki.reasons import Reason, Rejection
 from policy.keys import CURVES, check_public_key
 
@@ -153,7 +154,7 @@ def seal_to_certificate(wish: ToHeldKey, certificates: Collection[bytes]) -> Sea
             "this server knows no key of that identifier",
             "name the subject key identifier of the certificate that you present in the TLS handshake",
         )
-    key = certificate.public_key()
+    key = load_public_key(read_certificate(certificate.public_bytes(Encoding.DER)).spki)
     match key:
         case rsa.RSAPublicKey() if _may(certificate, "key_encipherment"):
             check_public_key(key)

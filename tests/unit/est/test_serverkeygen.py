@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,18 +16,30 @@ from est.keymaker import RSA_SIZES, KeyMaker, request_for
 from est.keypackage import ToHeldKey, ToSharedKey, read_wish, seal_to_certificate, seal_to_shared_key
 from est.wire import multipart_mixed
 from pki.certificate import PublicKey
-from pki.cms.fields import octet_string
+from pki.cms.fields import null, octet_string, oid, sequence
+from pki.cms.keyencryption import oaep_parameters
+from pki.cms.types import CIPHERS, Digest
 from pki.csr import Csr, parse_csr, parse_unproved_csr
 from pki.reasons import Reason, Rejection
 from tests.helpers.keygen import (
+    AES128_CBC,
+    AES128_WRAP,
+    AES256_CBC,
+    AES256_GCM,
     AES256_WRAP,
     ASYMMETRIC_DECRYPT_KEY,
     DECRYPT_KEY,
+    DES_EDE3_CBC,
+    ECDH_SHA1,
+    ECDH_SHA256,
     RSA_ENCRYPTION,
+    RSAES_OAEP,
     SMIME_CAPABILITIES,
     PrivateKey,
     attribute,
     capabilities,
+    holder_certificate,
+    identifier_of,
     keygen_csr,
     spki_of,
     to_held_key,
@@ -103,6 +117,37 @@ def test_where_the_key_counts_a_signature_that_is_none_is_refused() -> None:
 
 # ---------------------------------------------------------------------- what is asked for
 
+HELD = [
+    holder_certificate(rsa.generate_private_key(65537, 2048)),
+    holder_certificate(ec.generate_private_key(ec.SECP256R1())),
+]
+OIDS = [
+    RSA_ENCRYPTION,
+    RSAES_OAEP,
+    ECDH_SHA256,
+    ECDH_SHA1,
+    AES128_WRAP,
+    AES256_WRAP,
+    AES128_CBC,
+    AES256_CBC,
+    AES256_GCM,
+    DES_EDE3_CBC,
+    "1.2.3.4",
+]
+PARAMETERS = [
+    b"",
+    null(),
+    sequence(),
+    sequence(oid(AES256_WRAP)),
+    sequence(null()),
+    oaep_parameters(Digest.SHA256),
+    oaep_parameters(Digest.SHA512),
+]
+
+
+def offer(dotted: str, parameters: bytes) -> bytes:
+    return sequence(oid(dotted), parameters)
+
 
 def wish_of(*attributes: bytes) -> ToSharedKey | ToHeldKey | None:
     return read_wish(parse_unproved_csr(keygen_csr(attributes=attributes)))
@@ -153,6 +198,44 @@ def test_certificates_that_are_none_are_nobodys(junk: bytes) -> None:
     assert isinstance(wish, ToHeldKey)
     with pytest.raises(Rejection, match="knows no key"):
         seal_to_certificate(wish, [junk])
+
+
+@given(offers=st.lists(st.builds(offer, st.sampled_from(OIDS), st.sampled_from(PARAMETERS)), max_size=5))
+def test_whatever_is_offered_there_is_a_way_that_was_offered_or_a_refusal(offers: list[bytes]) -> None:
+    for certificate in HELD:
+        wish = wish_of(*to_held_key(identifier_of(certificate), *offers))
+        assert isinstance(wish, ToHeldKey)
+        try:
+            seal = seal_to_certificate(wish, [certificate.public_bytes(Encoding.DER)])
+        except Rejection as rejection:
+            assert rejection.reason is Reason.BAD_CSR
+            continue
+        info = seal.recipient_info(bytes(seal.cipher.key_length))
+        offered = {one.oid for one in wish.offers}
+        assert any(each in info for each in offered), "by an algorithm that the client named"
+        named = {cipher for identifier, cipher in CIPHERS.items() if identifier in offered}
+        assert seal.cipher in named or not named
+
+
+def test_a_certificate_whose_key_nobody_here_can_use_is_refused() -> None:
+    key = ed448.Ed448PrivateKey.generate()
+    name = x509.Name([])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectKeyIdentifier(b"h"), critical=False)
+        .sign(key, None)
+    )
+    wish = wish_of(*to_held_key(b"h", RSA_ENCRYPTION))
+    assert isinstance(wish, ToHeldKey)
+    with pytest.raises(Rejection, match=r"of a kind that is not served|neither RSA, nor EC"):
+        seal_to_certificate(wish, [certificate.public_bytes(Encoding.DER)])
 
 
 def test_a_seal_shows_no_key() -> None:
