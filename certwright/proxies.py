@@ -95,7 +95,8 @@ class Proxies:
 
     def receive(self, request: web.Request) -> web.Request:
         """The request as the front ends shall see it. Raises BadForwarding."""
-        said = self.said(request.remote or "", request.headers, presented=presented_leaf(request))
+        presented = presented_leaf(request) if self._proxies else None
+        said = self.said(request.remote or "", request.headers, presented=presented)
         if said is None:
             return request
         if said.source is not None and request.transport is not None:  # aiohttp clones no request whose connection is gone

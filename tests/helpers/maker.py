@@ -23,10 +23,12 @@ class Maker:
         self.root = _certify("Maker", self._root_key, "Maker", self._root_key, ca=True)
         self.intermediate = _certify("Maker Line 1", self._key, "Maker", self._root_key, ca=True)
 
-    def device(self, folder: Path, *, expired: bool = False) -> Path:
+    def device(
+        self, folder: Path, *, expired: bool = False, purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH
+    ) -> Path:
         """Key and chain, without the root, as a device presents them."""
         key = ec.generate_private_key(ec.SECP256R1())
-        leaf = _certify("device-1", key, "Maker Line 1", self._key, ca=False, expired=expired)
+        leaf = _certify("device-1", key, "Maker Line 1", self._key, ca=False, expired=expired, purpose=purpose)
         path = folder / f"{'expired' if expired else 'device'}.pem"
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         path.write_bytes(private + leaf.public_bytes(Encoding.PEM) + self.intermediate.public_bytes(Encoding.PEM))
@@ -34,7 +36,14 @@ class Maker:
 
 
 def _certify(
-    name: str, key: ec.EllipticCurvePrivateKey, by: str, by_key: ec.EllipticCurvePrivateKey, *, ca: bool, expired: bool = False
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    by: str,
+    by_key: ec.EllipticCurvePrivateKey,
+    *,
+    ca: bool,
+    expired: bool = False,
+    purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH,
 ) -> x509.Certificate:
     now = datetime.now(UTC).replace(microsecond=0)
     usage = x509.KeyUsage(not ca, False, False, False, False, ca, ca, False, False)
@@ -48,7 +57,7 @@ def _certify(
         .not_valid_after(now + timedelta(days=-1 if expired else 10))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by_key.public_key()), critical=False)
         .sign(by_key, hashes.SHA256())

@@ -16,6 +16,7 @@ from typing import Self
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
 from certwright.exporter import find_internals
@@ -301,9 +302,13 @@ def test_an_expired_certificate_passes_tls_and_no_further(server: Server, maker:
     assert "expired" in text
 
 
-def test_a_certificate_of_nobodys_anchor_fails_the_handshake(server: Server, tmp_path: Path) -> None:
-    # In TLS 1.3 a client learns it from the first octets that it reads.
-    client = Client(server, ssl.TLSVersion.TLSv1_3, Maker().device(tmp_path))
+@pytest.mark.parametrize("what", ["another maker's", "for TLS servers only"])
+def test_what_can_lead_nowhere_fails_the_handshake(server: Server, maker: Maker, tmp_path: Path, what: str) -> None:
+    # OpenSSL: unable to get local issuer certificate (20); unsuitable certificate purpose (26). In TLS 1.3 a client learns it
+    # from the first octets that it reads.
+    other = Maker().device(tmp_path) if what == "another maker's" else None
+    device = other or maker.device(tmp_path, purpose=ExtendedKeyUsageOID.SERVER_AUTH)
+    client = Client(server, ssl.TLSVersion.TLSv1_3, device)
     try:
         with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
             client.post(None, path="/.well-known/est/off/simpleenroll")
