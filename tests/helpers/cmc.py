@@ -10,15 +10,17 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from asn1crypto import cms, core
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from tests.helpers.scep import HASH_OIDS, HASHES, NULL, children, integer, octets, oid, retag, seq, set_of
+from tests.helpers.scep import HASH_OIDS, HASHES, NULL, children, integer, octets, oid, openssl, retag, seq, set_of
 
 CMC = "1.3.6.1.5.5.7.7."
 STATUS_INFO_V2, IDENTIFICATION, DATA_RETURN = f"{CMC}25", f"{CMC}2", f"{CMC}4"
@@ -76,6 +78,13 @@ def csr(
     made = builder.sign(key, hashes.SHA256())
     der = made.public_bytes(Encoding.DER)
     return der if link is None else _linked(der, key, *link)
+
+
+def csr_for_mail(key: Key) -> bytes:
+    """For a name of a kind that is not issued here."""
+    mail = x509.SubjectAlternativeName([x509.RFC822Name("a@example.com")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(mail, critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def _linked(der: bytes, key: Key, secret: bytes, random: bytes) -> bytes:
@@ -310,6 +319,30 @@ def read_reply(body: bytes, *, by: x509.Certificate) -> Reply:
         else:
             controls[dotted] = (*controls.get(dotted, ()), *children(values))
     return Reply(True, tuple(said), controls, certificates, crls)
+
+
+def open_challenge(value: bytes, key: rsa.RSAPrivateKey) -> tuple[bytes, bytes]:
+    """EncryptedPOP (§6.7) to the POP Proof Value and the request that it is for, once the witness has shown that it is right."""
+    request, enveloped, mac, _, witness = children(value)
+    assert core.ObjectIdentifier.load(children(mac)[0]).dotted == HMAC_SHA256
+    inside = cms.ContentInfo.load(enveloped, strict=True)["content"]
+    [recipient] = inside["recipient_infos"]
+    assert recipient.chosen["rid"].chosen.native == key_identifier(key)
+    content_key = key.decrypt(recipient.chosen["encrypted_key"].native, padding.PKCS1v15())
+    encrypted = inside["encrypted_content_info"]
+    iv = encrypted["content_encryption_algorithm"].encryption_iv
+    context = Cipher(algorithms.AES(content_key), modes.CBC(iv)).decryptor()
+    padded = context.update(encrypted["encrypted_content"].native) + context.finalize()
+    proof_value = padded[: -padded[-1]]
+    assert core.OctetString.load(witness).native == hashlib.sha256(proof_value).digest()
+    return proof_value, request
+
+
+def verify_with_openssl(body: bytes, by: x509.Certificate, folder: Path) -> None:
+    anchor = folder / "ra.pem"
+    anchor.write_bytes(by.public_bytes(Encoding.PEM))
+    checks = ("-inform", "der", "-CAfile", anchor, "-purpose", "any", "-binary", "-no_check_time")
+    openssl("cms", "-verify", *checks, stdin=base64.b64decode(body))
 
 
 def _said(value: bytes) -> Said:

@@ -41,7 +41,7 @@ OTHER_CA = TestCa()
 REGISTRARS = Authority("Registrars")
 MANUFACTURER = Authority("Manufacturer")
 ROLES = frozenset({"device"})
-EVERYTHING = Policy("everything", ROLES, frozenset({"device"}), ("*",), ("*",))
+EVERYTHING = Policy("everything", ROLES, frozenset({"device"}), ("*.example.com",), ("*",))
 SECRET = "correct horse battery"  # a shared secret
 RA_KEY = rsa_key("cmc-ra")
 
@@ -75,6 +75,8 @@ class CmcWorld:
         self.clock = clock
         self.sealed = SealedSecrets(database=database, clock=clock, sealer=Sealer([b"s" * 32]))
         lockouts = Lockouts(database=database, clock=clock)
+        self.ra = RA
+        self._agents: dict[tuple[str, str], bytes] = {}
         self.signer = TestSigner(RA_KEY)
         endpoints = [
             endpoint(),
@@ -121,9 +123,11 @@ class CmcWorld:
     # ------------------------------------------------------------------ who signs
 
     def agent(self, label: str = "agent", *, by: Authority = REGISTRARS, **changes: Any) -> SignerOf:
+        """The same certificate for the same label, as a registration authority has."""
         key = ec_key(label)
-        certificate = x509.load_der_x509_certificate(by.leaf(label, purposes(CMC_RA), key=key, **changes))
-        return SignerOf(key, certificate)
+        if changes or (label, by.common_name) not in self._agents:
+            self._agents[label, by.common_name] = by.leaf(label, purposes(CMC_RA), key=key, **changes)
+        return SignerOf(key, x509.load_der_x509_certificate(self._agents[label, by.common_name]))
 
     def device(self) -> SignerOf:
         key = ec_key("device")

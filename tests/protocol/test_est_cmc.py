@@ -73,8 +73,8 @@ def controls_of_secret(
     ]
 
 
-def linked(key: cmc.Key, *, secret: str = SECRET, random: bytes = b"R" * 64, **changes: str) -> bytes:
-    return csr(key, link=(secret.encode(), random), **changes)
+def linked(key: cmc.Key, *, secret: str = SECRET, random: bytes = b"R" * 64) -> bytes:
+    return csr(key, link=(secret.encode(), random))
 
 
 async def test_the_holder_of_a_certificate_renews_it_with_a_new_key(world: CmcWorld) -> None:
