@@ -44,6 +44,7 @@ from est.cmc.values import (
     TransactionId,
     Unknown,
     Value,
+    Witness,
 )
 from pki import der
 from pki.cms.errors import CmsError
@@ -142,7 +143,7 @@ def write(body_part: int, value: Value) -> Control:
 
 def read_pop_link_witness(data: bytes) -> PopLinkWitnessV2:
     """The value of the attribute or CRMF control of that type in a certification request, DER. Raises CmcRefusal."""
-    return _pop_link_witness(data, "popLinkWitnessV2")
+    return _witness(PopLinkWitnessV2)(data, "popLinkWitnessV2")
 
 
 def _bad(name: str) -> CmcRefusal:
@@ -188,36 +189,22 @@ def _mac_identifier(digest: Digest) -> types.AlgorithmIdentifier:
     return types.AlgorithmIdentifier(algorithm=x509.ObjectIdentifier(_MACS[digest]), parameters=asn1.Null())
 
 
-def _identity_proof(data: bytes, name: str) -> IdentityProofV2:
-    value = types.decode(types.IdentityProofV2, data, name)
-    return IdentityProofV2(
-        digest=_algorithm(value.hash_alg_id, _DIGEST_OF_HASH, name, "hash"),
-        mac=_algorithm(value.mac_alg_id, _DIGEST_OF_MAC, name, "MAC"),
-        witness=value.witness,
-    )
-
-
-def _encode_identity_proof(value: IdentityProofV2) -> bytes:
-    return asn1.encode_der(
-        types.IdentityProofV2(
-            hash_alg_id=_hash_identifier(value.digest), mac_alg_id=_mac_identifier(value.mac), witness=value.witness
+def _witness(kind: type[_T]) -> Callable[[bytes, str], _T]:
+    def parse(data: bytes, name: str) -> _T:
+        value = types.decode(types.KeyedWitness, data, name)
+        return kind(  # type: ignore[call-arg]  # every kind is a Witness
+            digest=_algorithm(value.hash_algorithm, _DIGEST_OF_HASH, name, "hash"),
+            mac=_algorithm(value.mac_algorithm, _DIGEST_OF_MAC, name, "MAC"),
+            witness=value.witness,
         )
-    )
+
+    return parse
 
 
-def _pop_link_witness(data: bytes, name: str) -> PopLinkWitnessV2:
-    value = types.decode(types.PopLinkWitnessV2, data, name)
-    return PopLinkWitnessV2(
-        digest=_algorithm(value.key_gen_algorithm, _DIGEST_OF_HASH, name, "key generation"),
-        mac=_algorithm(value.mac_algorithm, _DIGEST_OF_MAC, name, "MAC"),
-        witness=value.witness,
-    )
-
-
-def encode_pop_link_witness(value: PopLinkWitnessV2) -> bytes:
+def encode_witness(value: Witness) -> bytes:
     return asn1.encode_der(
-        types.PopLinkWitnessV2(
-            key_gen_algorithm=_hash_identifier(value.digest), mac_algorithm=_mac_identifier(value.mac), witness=value.witness
+        types.KeyedWitness(
+            hash_algorithm=_hash_identifier(value.digest), mac_algorithm=_mac_identifier(value.mac), witness=value.witness
         )
     )
 
@@ -469,8 +456,8 @@ _KINDS: tuple[_Kind[Any], ...] = (
     _Kind(f"{_CMC}25", StatusInfo, _status, _encode_status),
     _Kind(f"{_CMC}28", BatchRequests, lambda data, name: BatchRequests(_body_parts(data, name)), _encode_body_parts),
     _Kind(f"{_CMC}29", BatchResponses, lambda data, name: BatchResponses(_body_parts(data, name)), _encode_body_parts),
-    _Kind(f"{_CMC}33", PopLinkWitnessV2, _pop_link_witness, encode_pop_link_witness),
-    _Kind(f"{_CMC}34", IdentityProofV2, _identity_proof, _encode_identity_proof),
+    _Kind(f"{_CMC}33", PopLinkWitnessV2, _witness(PopLinkWitnessV2), encode_witness),
+    _Kind(f"{_CMC}34", IdentityProofV2, _witness(IdentityProofV2), encode_witness),
 )
 _BY_TYPE = {kind.identifier: kind for kind in (_OLD_STATUS, *_KINDS)}
 _BY_CLASS = {kind.value: kind for kind in _KINDS}

@@ -129,15 +129,10 @@ class LraPopWitness:
 
 
 @asn1.sequence
-class IdentityProofV2:
-    hash_alg_id: AlgorithmIdentifier
-    mac_alg_id: AlgorithmIdentifier
-    witness: bytes
+class KeyedWitness:
+    """IdentityProofV2 (§6.2.1) and PopLinkWitnessV2 (§6.3.1.1)."""
 
-
-@asn1.sequence
-class PopLinkWitnessV2:
-    key_gen_algorithm: AlgorithmIdentifier
+    hash_algorithm: AlgorithmIdentifier
     mac_algorithm: AlgorithmIdentifier
     witness: bytes
 

@@ -69,21 +69,24 @@ class Identification:
 
 
 @dataclass(frozen=True, slots=True)
-class IdentityProofV2:
-    """§6.2.1. `mac` is HMAC with that digest."""
+class Witness:
+    """`digest` makes a key of the shared secret, `mac` is HMAC with that digest."""
 
     digest: Digest
     mac: Digest
     witness: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class PopLinkWitnessV2:
-    """§6.3.1.1. `digest` makes the key, `mac` is HMAC with that digest."""
+class IdentityProofV2(Witness):
+    """§6.2.1: over the certification requests."""
 
-    digest: Digest
-    mac: Digest
-    witness: bytes = field(repr=False)
+    __slots__ = ()
+
+
+class PopLinkWitnessV2(Witness):
+    """§6.3.1.1: over popLinkRandom; each certification request has one."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)

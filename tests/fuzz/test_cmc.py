@@ -54,6 +54,7 @@ from pki.der import children
 from pki.reasons import Rejection, RevocationReason
 from tests.helpers import cmc as other
 from tests.helpers.crmf import KEY, RSA, by_challenge, certificate_request, crmf
+from tests.helpers.mutations import mutations
 from tests.helpers.scep import self_signed
 
 LINK = PopLinkWitnessV2(Digest.SHA256, Digest.SHA256, b"w" * 32)
@@ -81,7 +82,7 @@ VALUES: tuple[Value, ...] = (
 def seeds() -> tuple[bytes, ...]:
     """PKIData, PKIResponse, requests of every kind, and messages around them."""
     every = tuple(controls.write(number, value) for number, value in enumerate(VALUES, start=1))
-    witness = controls.encode_pop_link_witness(LINK)
+    witness = controls.encode_witness(LINK)
     requests: tuple[CertRequest, ...] = (
         Pkcs10Request(101, other.csr(KEY, "a.example.com", link=(b"secret", b"r" * 64))),
         CrmfRequest(104, crmf(104, controls=(("1.3.6.1.5.5.7.7.33", witness),))),
@@ -103,30 +104,6 @@ def seeds() -> tuple[bytes, ...]:
         other.signed(data),
         *(value for control in every for value in control.values),
     )
-
-
-@st.composite
-def mutations(draw: st.DrawFn) -> bytes:
-    """A real message with octets changed, cut out or put in, and lengths that no longer fit."""
-    data = bytearray(seeds()[draw(st.integers(0, len(seeds()) - 1))])
-    for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, len(data) - 1))
-        match draw(st.sampled_from(("set", "flip", "cut", "insert", "copy", "end"))):
-            case "set":
-                data[at] = draw(st.sampled_from((0x00, 0x02, 0x04, 0x05, 0x24, 0x30, 0x31, 0x80, 0x81, 0x84, 0xA0, 0xA1, 0xFF)))
-            case "flip":
-                data[at] ^= 1 << draw(st.integers(0, 7))
-            case "cut":
-                del data[at : at + draw(st.integers(1, 40))]
-            case "insert":
-                data[at:at] = draw(st.binary(max_size=20))
-            case "end":
-                del data[at:]
-            case _:
-                data[at:at] = data[at : at + draw(st.integers(1, 200))]
-        if not data:
-            break
-    return bytes(data)
 
 
 def read_controls(found: tuple[Control, ...]) -> None:
@@ -190,7 +167,7 @@ def everything(data: bytes) -> None:
 
 
 @settings(max_examples=400, deadline=None)
-@given(mutations())
+@given(mutations(seeds))
 def test_a_mutated_message_is_a_value_or_a_typed_refusal(data: bytes) -> None:
     everything(data)
 
