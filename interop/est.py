@@ -143,6 +143,11 @@ class EstSite:
             self._passwords[who] = certwright("est", "user", "add", who[1], *options).stdout.split("\n")[0]
         return self._passwords[who]
 
+    def made(self, what: str, *options: str, label: str) -> str:
+        """What `certwright est token|secret|key create` prints."""
+        words = ("est", what, "create", *options, "--endpoint", label, "--config", self.site.config)
+        return certwright(*words).stdout.split("\n")[0]
+
     def environment(self, label: str = "default") -> dict[str, str]:
         """For shell scripts; a label's user is called as the label is."""
         names = {"CA": str(self.root), "EST_URL": self.url(label), "EST_USER": label}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,5 +180,46 @@ def test_a_key_that_cannot_sign_proves_itself_by_decrypting(cmc: Cmc, home: Path
     words = ["--pop", "challenge.der,device", "--transaction", "5", "--recipient", nonce, "--nonce", NONCE, "--agent", "agent"]
     answered = cmc.ask(*words)
     signed_by_us(answered)
+    assert answered.status == 200, answered.lines
+    verify(cmc.est.hold(cmc.leaves(name)[name], home=home), purpose="sslclient", names=[name])
+
+
+@pytest.mark.parametrize("kind", ["tcr", "crm"])
+@pytest.mark.parametrize("key", [P256, RSA], ids=["P-256", "RSA"])
+def test_a_shared_secret_enrols_who_signs_with_the_new_key(cmc: Cmc, home: Path, kind: str, key: tuple[str, ...]) -> None:
+    # RFC 5272 §6.2.1 identityProofV2, §6.3.1.1 popLinkWitnessV2 with popLinkRandom
+    name = request(home, "device", key)
+    who = f"router-{kind}-{key[0].partition(':')[0]}"
+    secret = cmc.est.made("secret", "--identification", who, label=LABEL)
+    reply = cmc.ask("--identification", who, "--transaction", "6", f"--{kind}", "device", "--by", "device", secret=secret)
+    assert (reply.status, [verdict.split()[0] for verdict in reply.verdicts]) == (200, ["success"]), reply.lines
+    signed_by_us(reply)
+    verify(cmc.est.hold(cmc.leaves(name)[name], home=home), purpose="sslclient", names=[name])
+
+
+def test_a_wrong_secret_is_refused_as_an_unknown_one_is(cmc: Cmc, home: Path) -> None:
+    request(home, "device")
+    secret = cmc.est.made("secret", "--identification", "router-right", label=LABEL)
+    wrong = cmc.ask("--identification", "router-right", "--tcr", "device", "--by", "device", secret=secret + "x")
+    unknown = cmc.ask("--identification", "router-nobody", "--tcr", "device", "--by", "device", secret=secret)
+    for reply in (wrong, unknown):
+        signed_by_us(reply)
+        assert reply.status >= 400, reply.lines
+    assert wrong.values("status") == unknown.values("status")
+    assert "failInfo=7" in wrong.values("status")[0]  # badIdentity
+
+
+def test_a_request_that_waits_is_asked_for_by_its_token(cmc: Cmc, home: Path) -> None:
+    # RFC 5272 §6.1.1 pendInfo, §6.10 queryPending
+    name = request(home, "device")
+    secret = cmc.est.made("secret", "--identification", "patient", "--role", "waiting", label=LABEL)
+    asked = cmc.ask("--identification", "patient", "--transaction", "7", "--tcr", "device", "--by", "device", secret=secret)
+    signed_by_us(asked)
+    [pending] = asked.values("status")
+    assert pending.startswith("pending "), asked.lines
+    [token] = re.findall(r"token=([0-9a-f]+)", pending)
+    cmc.est.approve(name)
+    # No request is in this message, so nobody could verify its key's signature: the proof of identity stands alone.
+    answered = cmc.ask("--identification", "patient", "--transaction", "7", "--query", token, secret=secret)
     assert answered.status == 200, answered.lines
     verify(cmc.est.hold(cmc.leaves(name)[name], home=home), purpose="sslclient", names=[name])

@@ -242,3 +242,13 @@ def test_digest_enrols(est: EstSite, home: Path) -> None:
     leaf = leaf_of(home, ask(est, home, login, label="digest"))
     verify(est.hold(leaf, home=home), purpose="sslclient", names=["digest.example.com"])
     assert status(est, home, "--digest -u digest:wrong", label="digest") == (401, "")
+
+
+def test_a_token_enrols(est: EstSite, home: Path) -> None:
+    make_csr(home, "device", cn="curl-token", names=["token.example.com"])
+    token = est.made("token", "--role", "device", label="tokens")
+    (home / "token").write_text(f"Authorization: Bearer {token}\n")  # not on the command line, where others may read it
+    leaf = leaf_of(home, ask(est, home, "-H @token", label="tokens"))
+    verify(est.hold(leaf, home=home), purpose="sslclient", names=["token.example.com"])
+    (home / "token").write_text(f"Authorization: Bearer {token[:-1]}\n")
+    assert status(est, home, "-H @token", label="tokens") == (401, "")

@@ -80,26 +80,25 @@ def test_curl_gets_a_key_and_its_certificate_and_never_the_same_again(est: EstSi
     assert not [one for one in seen if base64.b64encode(one)[40:80].decode() in said]
 
 
-@pytest.mark.skipif(any(mark.args[0] for mark in needs_bouncycastle()), reason="BouncyCastle writes the request")
-def test_openssl_decrypts_a_key_that_was_made_for_the_certificate_that_asked(est: EstSite, classes: Path, home: Path) -> None:
-    # RFC 7030 §4.4.1.2: "the client MUST include ... AsymmetricDecryptKeyIdentifier"
-    make_csr(home, "own", cn=NAME, names=[NAME], key=RSA)
-    own = home / "own.crt"
-    own.write_bytes(
-        shell(
-            "openssl base64 -in own.der | curl -sS --fail --cacert $CA $LOGIN -H 'Content-Type: application/pkcs10' "
-            "--data-binary @- $EST_URL/simpleenroll | openssl base64 -d | openssl pkcs7 -inform der -print_certs",
-            home=home,
-            env={"CA": str(est.root), "EST_URL": est.url(LABEL), "LOGIN": basic(est)},
-        )
-    )
-    make_csr(home, "wish", cn=NAME, names=[NAME])
-    java(classes, "KeyRequest", "wish", own, home / "wish.der", home=home)
-    (kind, sealed), certs = fetched(est, home, f"--cert {own} --key own.key", "wish")
+def unsealed(est: EstSite, home: Path, part: tuple[str, bytes], *decrypt: str | Path) -> Path:
+    """The key in a package: decrypted as `decrypt` says, its signature verified with what /cacerts gives. Writes made.key."""
+    kind, sealed = part
     assert kind == "application/pkcs7-mime; smime-type=server-generated-key"
     (home / "sealed.der").write_bytes(sealed)
-    decrypt = ["openssl", "cms", "-decrypt", "-inform", "der", "-in", "sealed.der", "-recip", own, "-inkey", home / "own.key"]
-    run([*decrypt, "-binary", "-out", "signed-data.der"], home=home)
+    words = [
+        "openssl",
+        "cms",
+        "-decrypt",
+        "-inform",
+        "der",
+        "-in",
+        "sealed.der",
+        *decrypt,
+        "-binary",
+        "-out",
+        "signed-data.der",
+    ]
+    run(words, home=home)
     # RFC 5652 §6.3: what is encrypted is the content, a SignedData, without the ContentInfo that openssl looks for.
     (home / "signed.der").write_bytes(content_info((home / "signed-data.der").read_bytes()))
     shell(CACERTS, home=home, env={"CA": str(est.root), "EST_URL": est.url(LABEL)})
@@ -111,6 +110,38 @@ def test_openssl_decrypts_a_key_that_was_made_for_the_certificate_that_asked(est
     (home / "key.der").write_bytes((home / "package.der").read_bytes()[offset:])
     made = home / "made.key"
     made.write_text(openssl("pkey", "-inform", "der", "-in", "key.der", home=home))
+    return made
+
+
+@pytest.mark.skipif(any(mark.args[0] for mark in needs_bouncycastle()), reason="BouncyCastle writes the request")
+def test_openssl_decrypts_a_key_that_was_made_for_the_certificate_that_asked(est: EstSite, classes: Path, home: Path) -> None:
+    # RFC 7030 §4.4.1.2: AsymmetricDecryptKeyIdentifier
+    make_csr(home, "own", cn=NAME, names=[NAME], key=RSA)
+    own = home / "own.crt"
+    own.write_bytes(
+        shell(
+            "openssl base64 -in own.der | curl -sS --fail --cacert $CA $LOGIN -H 'Content-Type: application/pkcs10' "
+            "--data-binary @- $EST_URL/simpleenroll | openssl base64 -d | openssl pkcs7 -inform der -print_certs",
+            home=home,
+            env={"CA": str(est.root), "EST_URL": est.url(LABEL), "LOGIN": basic(est)},
+        )
+    )
+    make_csr(home, "wish", cn=NAME, names=[NAME])
+    java(classes, "KeyRequest", "wish", home / "wish.der", "--to", own, home=home)
+    key, certs = fetched(est, home, f"--cert {own} --key own.key", "wish")
+    made = unsealed(est, home, key, "-recip", own, "-inkey", home / "own.key")
+    assert belongs(home, made, certificate_of(home, certs))
+
+
+@pytest.mark.skipif(any(mark.args[0] for mark in needs_bouncycastle()), reason="BouncyCastle writes the request")
+def test_openssl_decrypts_a_key_that_was_made_for_a_shared_key(est: EstSite, classes: Path, home: Path) -> None:
+    # RFC 7030 §4.4.1.1: DecryptKeyIdentifier
+    key_id = "0badcafe"
+    shared = est.made("key", "--id", key_id, label=LABEL)
+    make_csr(home, "wish", cn=NAME, names=[NAME])
+    java(classes, "KeyRequest", "wish", home / "wish.der", "--shared", key_id, home=home)
+    key, certs = fetched(est, home, basic(est), "wish")
+    made = unsealed(est, home, key, "-secretkey", shared, "-secretkeyid", key_id)
     assert belongs(home, made, certificate_of(home, certs))
 
 

@@ -1,35 +1,42 @@
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Map;
 import org.bouncycastle.asn1.ASN1ObjectIdentifier;
 import org.bouncycastle.asn1.DEROctetString;
+import org.bouncycastle.asn1.DERSequence;
 import org.bouncycastle.asn1.nist.NISTObjectIdentifiers;
 import org.bouncycastle.asn1.pkcs.PKCSObjectIdentifiers;
 import org.bouncycastle.asn1.smime.SMIMECapabilityVector;
-import org.bouncycastle.asn1.DERSequence;
 import org.bouncycastle.asn1.x509.SubjectKeyIdentifier;
-import org.bouncycastle.cert.X509CertificateHolder;
 import org.bouncycastle.pkcs.PKCS10CertificationRequest;
 import org.bouncycastle.pkcs.PKCS10CertificationRequestBuilder;
+import org.bouncycastle.util.encoders.Hex;
 
 /**
- * A request for a key that the server makes, encrypted to the key of a certificate (RFC 7030 §4.4.1.2): java KeyRequest STEM CERTIFICATE OUT,
- * like STEM.csr otherwise. RSA, by PKCS #1 v1.5 or OAEP, with AES-256 in CBC mode.
+ * A request for a key that the server makes, encrypted on its way (RFC 7030 §4.4.1): java KeyRequest STEM OUT --to CERTIFICATE, for the
+ * RSA key of that certificate, or --shared HEX, for the AES-256 key of that identifier. Like STEM.csr otherwise.
  */
 public final class KeyRequest {
+    private static final ASN1ObjectIdentifier DECRYPT_KEY = new ASN1ObjectIdentifier("1.2.840.113549.1.9.16.2.37");
     private static final ASN1ObjectIdentifier ASYMMETRIC_DECRYPT_KEY = new ASN1ObjectIdentifier("1.2.840.113549.1.9.16.2.54");
 
     public static void main(String[] words) throws Exception {
         PKCS10CertificationRequest asked = Tools.request(words[0] + ".csr");
-        X509CertificateHolder certificate = Tools.certificate(words[1]);
-        byte[] identifier = SubjectKeyIdentifier.fromExtensions(certificate.getExtensions()).getKeyIdentifier();
+        Map<String, String> given = Tools.options(words, 2);
+        boolean shared = given.containsKey("shared");
         SMIMECapabilityVector capabilities = new SMIMECapabilityVector();
-        capabilities.addCapability(PKCSObjectIdentifiers.rsaEncryption);
+        capabilities.addCapability(shared ? NISTObjectIdentifiers.id_aes256_wrap : PKCSObjectIdentifiers.rsaEncryption);
         capabilities.addCapability(NISTObjectIdentifiers.id_aes256_CBC);
         var builder = new PKCS10CertificationRequestBuilder(asked.getSubject(), asked.getSubjectPublicKeyInfo());
         builder.addAttribute(PKCSObjectIdentifiers.pkcs_9_at_extensionRequest, asked.getRequestedExtensions());
-        builder.addAttribute(ASYMMETRIC_DECRYPT_KEY, new DEROctetString(identifier));
+        byte[] key = shared ? Hex.decode(given.get("shared")) : identifier(given.get("to"));
+        builder.addAttribute(shared ? DECRYPT_KEY : ASYMMETRIC_DECRYPT_KEY, new DEROctetString(key));
         builder.addAttribute(PKCSObjectIdentifiers.pkcs_9_at_smimeCapabilities, new DERSequence(capabilities.toASN1EncodableVector()));
-        Files.write(Path.of(words[2]), builder.build(PkiData.signer(Tools.key(words[0] + ".key"))).getEncoded());
+        Files.write(Path.of(words[1]), builder.build(PkiData.signer(Tools.key(words[0] + ".key"))).getEncoded());
+    }
+
+    private static byte[] identifier(String certificate) throws Exception {
+        return SubjectKeyIdentifier.fromExtensions(Tools.certificate(certificate).getExtensions()).getKeyIdentifier();
     }
 
     private KeyRequest() {}

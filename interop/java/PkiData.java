@@ -69,6 +69,7 @@ public final class PkiData {
     private final List<TaggedRequest> requests = new ArrayList<>();
     private final String secret = System.getenv("CMC_SECRET");
     private final byte[] random = new byte[64];  // §6.3.1.1: at least 512 bits
+    private String identification = "";
     private int next = 1;
 
     public static void main(String[] words) throws Exception {
@@ -89,7 +90,7 @@ public final class PkiData {
             case "transaction" -> control(CMCObjectIdentifiers.id_cmc_transactionId, new ASN1Integer(new BigInteger(value)));
             case "nonce" -> control(CMCObjectIdentifiers.id_cmc_senderNonce, octets(value));
             case "recipient" -> control(CMCObjectIdentifiers.id_cmc_recipientNonce, octets(value));
-            case "identification" -> control(CMCObjectIdentifiers.id_cmc_identification, new DERUTF8String(value));
+            case "identification" -> control(CMCObjectIdentifiers.id_cmc_identification, new DERUTF8String(identification = value));
             case "regInfo" ->
                 control(CMCObjectIdentifiers.id_cmc_regInfo, new DEROctetString(value.getBytes(StandardCharsets.UTF_8)));
             case "query" -> control(CMCObjectIdentifiers.id_cmc_queryPending, octets(value));
@@ -158,9 +159,7 @@ public final class PkiData {
     }
 
     /** §6.3.1.1: the random value, keyed with the hash of the secret. */
-    private PopLinkWitnessV2 link() throws Exception { return new PopLinkWitnessV2(SHA256, HMAC_SHA256, mac(digest(secret()), random)); }
-
-    private byte[] secret() { return secret.getBytes(StandardCharsets.UTF_8); }
+    private PopLinkWitnessV2 link() throws Exception { return new PopLinkWitnessV2(SHA256, HMAC_SHA256, mac(digest(secret.getBytes(StandardCharsets.UTF_8)), random)); }
 
     private record Link(PopLinkWitnessV2 witness) implements Control {
         @Override public ASN1ObjectIdentifier getType() { return POP_LINK_WITNESS_V2; }
@@ -176,10 +175,11 @@ public final class PkiData {
         return mac.doFinal(text);
     }
 
-    /** §6.2.1: over reqSequence as it is encoded, keyed with the hash of the secret. */
+    /** §6.2.1: over reqSequence as it is encoded, keyed with the hash of the secret and (§6.2.3) the identification behind it. */
     private void proveIdentity() throws Exception {
         byte[] sequence = new DERSequence(requests.toArray(TaggedRequest[]::new)).getEncoded("DER");
-        control(CMCObjectIdentifiers.id_cmc_identityProofV2, new IdentityProofV2(SHA256, HMAC_SHA256, mac(digest(secret()), sequence)));
+        byte[] key = digest((secret + identification).getBytes(StandardCharsets.UTF_8));
+        control(CMCObjectIdentifiers.id_cmc_identityProofV2, new IdentityProofV2(SHA256, HMAC_SHA256, mac(key, sequence)));
         control(CMCObjectIdentifiers.id_cmc_popLinkRandom, new DEROctetString(random));
     }
 

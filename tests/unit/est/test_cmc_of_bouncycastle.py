@@ -13,6 +13,8 @@ from asn1crypto import cms, core
 
 from est.cmc.codec import encode_pki_data, parse_pki_data
 from est.cmc.messages import CrmfRequest, OtherRequest, Pkcs10Request
+from est.cmc.proofs import identity_witness
+from pki.cms.types import Digest
 from pki.csr import parse_csr
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "cmc"
@@ -59,8 +61,11 @@ def test_every_pkcs10_inside_is_a_request_for_its_name(name: str) -> None:
 @pytest.mark.parametrize("name", ["secret-tcr", "secret-crm"])
 def test_identity_is_proven_over_the_requests_as_they_were_sent(name: str) -> None:
     # RFC 5272 §6.2.1: "The PKIData reqSequence field (encoded exactly as it appears in the Full PKI Request including the sequence
-    # type and length) is the value to be validated"
+    # type and length) is the value to be validated"; §6.2.3: the identification is hashed with the secret
     data = parse_pki_data(content(name))
     witness = controls(name)["34"][2].native
-    assert hmac.digest(hashlib.sha256(SECRET).digest(), data.request_sequence, "sha256") == witness
+    assert hmac.digest(hashlib.sha256(SECRET + b"fixture").digest(), data.request_sequence, "sha256") == witness
+    assert (
+        identity_witness(SECRET.decode(), "fixture", data.request_sequence, digest=Digest.SHA256, mac=Digest.SHA256) == witness
+    )
     assert len(controls(name)["22"].native) >= 64  # §6.3.1.1: "at least 512 bits"
