@@ -113,8 +113,11 @@ class Lockouts:
     @contextlib.asynccontextmanager
     async def turn(self, attempt: Attempt) -> AsyncIterator[None]:
         """One attempt at a time of one name from one address: else all that come at once would be looked at before the first
-        is counted. What it reads of the locks has to be read inside.
+        is counted. What it reads of the locks has to be read inside. Where names are not limited, nobody waits.
         """
+        if attempt.limits.per_name is None:
+            yield
+            return
         lock = self._turns.setdefault(attempt.by_name, asyncio.Lock())
         async with lock:
             yield
