@@ -47,6 +47,7 @@ _SEALING = (
     "(umask 077; openssl rand -hex 32 > secrets.key) and say secrets_key_file: secrets.key"
 )
 NO_SEALING_KEY = f"the keys of external accounts are {_SEALING}"
+NO_CMC_KEY = f"shared secrets of CMC clients, and what waits for an approval, are {_SEALING}"
 NO_DIGEST_KEY = f"what Digest is computed from is {_SEALING}"
 NO_SECRETS_KEY = f"shared secrets and keys are {_SEALING}"
 ONE_WRITER = "SQLite has one writer, so there is one worker; for more, let `database` be a PostgreSQL"
@@ -392,6 +393,8 @@ class _Builder:
             for name, label in self._root.endpoints.est.items():
                 if "digest" in label.authenticate:
                     self._document.note(("endpoints", "est", name, "authenticate"), NO_DIGEST_KEY)
+                if label.full_cmc:
+                    self._document.note(("endpoints", "est", name, "full_cmc"), NO_CMC_KEY)
             return ()
         before = len(self._document.problems)
         path = self._files.secret(place, given)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from est.cmc.messages import CmcRefusal, FailInfo
-from est.errors import explanation
+from est.errors import STATUS, explanation, retry_after
 from pki.cms.errors import CmsError, CmsProblem
 from pki.reasons import Reason, Rejection
 
@@ -75,9 +75,22 @@ HTTP: Mapping[FailInfo, int] = MappingProxyType(
 )
 
 
+class Later(CmcRefusal):
+    """tryLater: HTTP says whose doing it is, and when to come again (seconds)."""
+
+    def __init__(self, text: str, *, status: int, retry_after: int | None, body_parts: tuple[int, ...] = ()) -> None:
+        super().__init__(FailInfo.TRY_LATER, text, body_parts=body_parts)
+        self.status = status
+        self.retry_after = retry_after
+
+
 def from_rejection(rejection: Rejection, *, body_parts: tuple[int, ...] = ()) -> CmcRefusal:
     text = "; ".join(explanation(rejection).splitlines())
-    return CmcRefusal(REASONS[rejection.reason], text, body_parts=body_parts)
+    fail_info = REASONS[rejection.reason]
+    if fail_info is FailInfo.TRY_LATER:
+        status, seconds = STATUS[rejection.reason], retry_after(rejection)
+        return Later(text, status=status, retry_after=seconds, body_parts=body_parts)
+    return CmcRefusal(fail_info, text, body_parts=body_parts)
 
 
 def from_cms(error: CmsError) -> CmcRefusal | None:

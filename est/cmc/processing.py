@@ -15,7 +15,7 @@ from typing import assert_never
 from est.cmc import proofs
 from est.cmc.asked import Asked, NotSupported
 from est.cmc.authorization import Authority, Standing
-from est.cmc.failinfo import from_rejection
+from est.cmc.failinfo import Later, from_rejection
 from est.cmc.messages import CmcRefusal, FailInfo, PendInfo, Status, StatusInfo
 from est.cmc.possession import Possessions
 from est.cmc.repository import Repository
@@ -23,7 +23,6 @@ from est.cmc.requests import Read, is_possessed, read
 from est.cmc.values import ConfirmCertAcceptance, EncryptedPop, GetCert, GetCrl, QueryPending, RevokeRequest
 from est.cmc.waiting import Tokens, Waiting
 from est.enroll import Enroller
-from est.errors import retry_after
 from est.exchange import Exchange
 from est.linking import check_linking
 from est.renewal import WantedNames
@@ -45,6 +44,7 @@ class Report:
     crls: list[bytes] = field(default_factory=list, repr=False)
     challenges: list[EncryptedPop] = field(default_factory=list, repr=False)
     retry_after: int | None = None  # seconds
+    http: int | None = None  # the status, where it is not the failInfo's
 
     def say(self, status: Status, *body_parts: int, text: str = "", pend_info: PendInfo | None = None) -> None:
         self.statuses.append(StatusInfo(status, body_parts, text, pend_info=pend_info))
@@ -54,10 +54,9 @@ class Report:
             self.say(Status.NO_SUPPORT, *body_parts, text=refusal.text)
         else:
             self.statuses.append(StatusInfo(Status.FAILED, body_parts, refusal.text, refusal.fail_info))
-
-    def reject(self, rejection: Rejection, *body_parts: int) -> None:
-        self.refuse(from_rejection(rejection), *body_parts)
-        self.later(retry_after(rejection))
+        if isinstance(refusal, Later):
+            self.http = refusal.status
+            self.later(refusal.retry_after)
 
     def later(self, seconds: int | None) -> None:
         if seconds is not None:
@@ -214,8 +213,7 @@ class Processor:
             )
         except Unavailable as outage:
             # What was issued before is in the answer, and the same message gets the rest.
-            report.refuse(CmcRefusal(FailInfo.TRY_LATER, _LATER), body_part)
-            report.later(outage.retry_after)
+            report.refuse(Later(_LATER, status=503, retry_after=outage.retry_after), body_part)
             return
         match outcome:
             case Issued(certificate):
@@ -225,7 +223,7 @@ class Processor:
                 turn.waiting.append((body_part, Waiting(one.found.request, one.idempotency_key)))
                 report.later(seconds)
             case Rejected(rejection):
-                report.reject(rejection, body_part)
+                report.refuse(from_rejection(rejection), body_part)
             case _:
                 assert_never(outcome)
 
@@ -261,7 +259,7 @@ class Processor:
                     assert_never(action)
             report.say(Status.SUCCESS, body_part)
         except Rejection as rejection:
-            report.reject(rejection, body_part)
+            report.refuse(from_rejection(rejection), body_part)
         except CmcRefusal as refusal:
             report.refuse(refusal, body_part)
 

@@ -80,4 +80,4 @@ def http_status(report: Report) -> int:
     if found & {Status.PENDING, Status.PARTIAL}:
         return 202
     fail_info = next((each.fail_info for each in report.statuses if each.fail_info is not None), FailInfo.BAD_REQUEST)
-    return HTTP[fail_info]
+    return report.http or HTTP[fail_info]

@@ -291,7 +291,7 @@ async def test_who_guesses_secrets_is_made_to_wait(world: CmcWorld) -> None:
     wrong = signed(pki_data(controls_of_secret(requests, secret="wrong"), requests), SignerOf(key))
     for _ in range(3):
         assert (await world.send(wrong, label="guarded")).about(0).fail_info == BAD_IDENTITY
-    reply = await world.send(right, label="guarded", status=503)
+    reply = await world.send(right, label="guarded", status=429)
     assert reply.about(0).fail_info == TRY_LATER
     assert await world.intents() == 0
 

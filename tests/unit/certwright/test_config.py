@@ -154,6 +154,13 @@ MISTAKES: list[tuple[str, Edit, str]] = [
         "what Digest is computed from is sealed in the database by a key in a file: make one with",
     ),
     (
+        "full CMC and no key that seals what its clients share with us",
+        lambda text: replaced("registration_authority: est", "registration_authority: est, full_cmc: true")(
+            text.replace("secrets_key_file: secrets.key", "")
+        ),
+        "shared secrets of CMC clients, and what waits for an approval, are sealed in the database by a key in a file",
+    ),
+    (
         "challenge unknown",
         replaced("challenges: [http-01, dns-01, tls-alpn-01]", "challenges: [http-1]"),
         "(did you mean 'http-01'?)",

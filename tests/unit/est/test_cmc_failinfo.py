@@ -99,6 +99,7 @@ def test_http_says_whether_anything_came_of_a_request(report: Report, status: in
 
 def test_who_is_limited_is_told_when_to_come_again() -> None:
     report = Report()
-    report.reject(Rejection(Reason.RATE_LIMITED, "too many", retry_after=7), 1)
-    report.reject(Rejection(Reason.INTERRUPTED, "stopped"), 2)
-    assert report.retry_after == 7
+    report.refuse(from_rejection(Rejection(Reason.INTERRUPTED, "stopped")), 1)
+    assert http_status(report) == 503
+    report.refuse(from_rejection(Rejection(Reason.RATE_LIMITED, "too many", retry_after=7)), 2)
+    assert (http_status(report), report.retry_after) == (429, 7)
