@@ -145,8 +145,8 @@ class EstSite:
 
     def made(self, what: str, *options: str, label: str) -> str:
         """What `certwright est token|secret|key create` prints."""
-        words = ("est", what, "create", *options, "--endpoint", label, "--config", self.site.config)
-        return certwright(*words).stdout.split("\n")[0]
+        where = ("--endpoint", label, "--config", self.site.config)
+        return certwright("est", what, "create", *options, *where).stdout.split("\n")[0]
 
     def environment(self, label: str = "default") -> dict[str, str]:
         """For shell scripts; a label's user is called as the label is."""

@@ -46,9 +46,15 @@ class Cmc:
         self._classes = classes
 
     def ask(self, *words: str | Path, secret: str | None = None, login: str = "") -> Reply:
+        self.write(*words, secret=secret)
+        return self.send(login)
+
+    def write(self, *words: str | Path, secret: str | None = None) -> None:
         """`words` as PkiData.java has them."""
         environment = {} if secret is None else {"CMC_SECRET": secret}
         java(self._classes, "PkiData", self.home / "request.der", *words, home=self.home, env=environment)
+
+    def send(self, login: str = "") -> Reply:
         names = {"CA": str(self.est.root), "EST_URL": self.est.url(LABEL), "LOGIN": login}
         status = int(shell(POST, home=self.home, env=names))
         read = java(self._classes, "Response", self.home / "response.der", "--out", self.home / "got.pem", home=self.home)
@@ -223,3 +229,37 @@ def test_a_request_that_waits_is_asked_for_by_its_token(cmc: Cmc, home: Path) ->
     answered = cmc.ask("--identification", "patient", "--transaction", "7", "--query", token, secret=secret)
     assert answered.status == 200, answered.lines
     verify(cmc.est.hold(cmc.leaves(name)[name], home=home), purpose="sslclient", names=[name])
+
+
+OPENSSL = """
+openssl cms -verify -noverify -inform der -in request.der -binary -out pkidata.der
+openssl cms -sign -in pkidata.der -binary -nodetach -econtent_type 1.3.6.1.5.5.7.12.2 -signer agent.pem -inkey agent.key \
+    -md sha256 -outform der -out request.der
+"""
+JUDGE = """
+curl -sS --fail --cacert $CA $EST_URL/cacerts | openssl base64 -d | openssl pkcs7 -inform der -print_certs -out cacerts.pem
+openssl cms -verify -inform der -in response.der -CAfile cacerts.pem -purpose any -binary -out pkiresponse.der
+openssl cms -cmsout -print -noout -inform der -in response.der
+"""
+
+
+def test_openssl_signs_the_request_and_verifies_the_response(cmc: Cmc, home: Path) -> None:
+    name = request(home, "device")
+    cmc.write("--transaction", "8", "--tcr", "device", "--agent", "agent")
+    shell(OPENSSL, home=home)
+    reply = cmc.send()
+    assert (reply.status, reply.verdicts) == (200, ["success 2"]), reply.lines
+    printed = shell(JUDGE, home=home, env={"CA": str(cmc.est.root), "EST_URL": cmc.est.url(LABEL)}).decode()
+    assert "eContentType: id-cct-PKIResponse" in printed
+    verify(cmc.est.hold(cmc.leaves(name)[name], home=home), purpose="sslclient", names=[name])
+
+
+def test_a_key_that_signs_for_itself_needs_a_password_over_http(cmc: Cmc, home: Path) -> None:
+    # RFC 7030 §4.3.1: "the EST server ... authenticate the client" by the message, else as in simpleenroll
+    name = request(home, "device")
+    cmc.write("--transaction", "9", "--tcr", "device", "--by", "device")
+    names = {"CA": str(cmc.est.root), "EST_URL": cmc.est.url(LABEL), "LOGIN": ""}
+    assert shell(POST, home=home, env=names) == b"401"
+    reply = cmc.send(f"-u {LABEL}:{cmc.est.password(LABEL)}")
+    assert (reply.status, reply.verdicts) == (200, ["success 2"]), reply.lines
+    assert cmc.leaves(name)

@@ -34,11 +34,14 @@ def fetched(est: EstSite, home: Path, login: str, stem: str = "device") -> list[
     [content_type] = [line for line in head if line.lower().startswith("content-type:")]
     message = message_from_bytes(content_type.encode() + b"\r\n\r\n" + (home / "body").read_bytes())
     assert message.get_content_type() == "multipart/mixed"
-    parts = message.get_payload()
-    assert isinstance(parts, list)
-    for part in parts:
-        assert part["Content-Transfer-Encoding"] == "base64"
-    return [(part["Content-Type"], part.get_payload(decode=True)) for part in parts]
+    found = []
+    for part in message.walk():
+        if not part.is_multipart():
+            assert part["Content-Transfer-Encoding"] == "base64"
+            content = part.get_payload(decode=True)
+            assert isinstance(content, bytes)
+            found.append((str(part["Content-Type"]), content))
+    return found
 
 
 def basic(est: EstSite) -> str:
@@ -148,8 +151,8 @@ def test_openssl_decrypts_a_key_that_was_made_for_a_shared_key(est: EstSite, cla
 @pytest.mark.skipif(any(mark.args[0] for mark in needs_bouncycastle()), reason="BouncyCastle is the client")
 def test_bouncycastle_gets_a_key_and_its_certificate(est: EstSite, classes: Path, home: Path) -> None:
     csr, leaf, key = make_csr(home, "device", cn=NAME, names=[NAME]), home / "made.crt", home / "made.key"
-    words = ["serverkeygen", "--url", est.server_url, "--ca", est.root, "--label", LABEL, "--user", LABEL]
-    files = ["--csr", csr, "--out", leaf, "--key-out", key]
+    words: list[str | Path] = ["serverkeygen", "--url", est.server_url, "--ca", est.root, "--label", LABEL, "--user", LABEL]
+    files: list[str | Path] = ["--csr", csr, "--out", leaf, "--key-out", key]
     java(classes, "Est", *words, *files, home=home, env={"EST_PASSWORD": est.password(LABEL)})
     assert belongs(home, key, leaf)
     verify(est.hold(leaf, home=home), purpose="sslclient", names=[NAME])
