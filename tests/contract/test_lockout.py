@@ -272,3 +272,38 @@ def test_a_name_that_would_have_to_be_escaped_is_not_for_digest(door: Door, user
     with pytest.raises(Rejection) as refused:
         door.digests.step(endpoint="default", user=user, realm="estrealm", password="x")
     assert refused.value.reason is Reason.MALFORMED
+
+
+async def test_digest_compares_once_whether_or_not_there_is_such_a_user(door: Door) -> None:
+    for user in ("b", "nobody"):
+        asked: list[DigestHashes] = []
+
+        def answers(stored: DigestHashes, asked: list[DigestHashes] = asked) -> bool:
+            asked.append(stored)
+            return False
+
+        attempt = door.digests.check(endpoint="default", user=user, answers=answers, address=HERE, limits=LIMITS)
+        assert await verdict(attempt) is Reason.UNAUTHENTICATED
+        [stored] = asked
+        assert (len(stored.md5), len(stored.sha256)) == (32, 64)
+
+
+async def test_who_guesses_holds_up_nobody_who_is_known_elsewhere(door: Door) -> None:
+    assert await door.password("b", "bpassword", address=THERE) is None
+    guesses = [asyncio.create_task(door.password("b", f"wrong{n}")) for n in range(30)]
+    assert await door.password("b", "bpassword", address=THERE) is None
+    assert not all(guess.done() for guess in guesses)
+    assert set(await asyncio.gather(*guesses)) == {Reason.UNAUTHENTICATED, Reason.RATE_LIMITED}
+
+
+async def test_a_guess_whose_client_has_gone_is_counted(door: Door, database: Database) -> None:
+    waiting = asyncio.create_task(door.password("b", "wrong"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    for _ in range(100):
+        if await database.fetch("SELECT * FROM rate_bucket"):
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("it was not counted")
