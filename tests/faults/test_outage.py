@@ -33,7 +33,6 @@ from tests.helpers.front_doors import (
     freeze,
     settle,
     until,
-    with_key_generation,
 )
 from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries, running_server
 from tests.helpers.server import Server
@@ -69,7 +68,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             resolver=around.dns.address,
             http01_port=around.http.port,
             allow_networks=["127.0.0.0/8"],
-            edit=with_key_generation,
+            edit=around.every_door,
         )
         with server:
             doors = Doors(server, around)

@@ -23,10 +23,12 @@ import signal
 import socket
 import sqlite3
 import ssl
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
@@ -38,11 +40,12 @@ import orjson
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.hashes import Hash
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, pkcs7
 
 from pki.strict import base64url
 from tests.helpers import scep
 from tests.helpers.acme_client import JOSE, AccountKey, make_jws, to_json
+from tests.helpers.authorities import CLIENT_AUTH, CMC_RA, Authority, ec_key, purposes
 from tests.helpers.dns import DnsServer
 from tests.helpers.keygen import delivered, spki_in, spki_of
 from tests.helpers.postgres import run_apart
@@ -61,13 +64,14 @@ class Door(enum.Enum):
     ACME = "ACME finalize"
     EST = "EST simpleenroll"
     EST_KEYGEN = "EST serverkeygen"
+    EST_RENEWAL = "EST simplereenroll by an agent"  # the one kind of renewal whose names are the requester's own
     SCEP_POST = "SCEP PKCSReq by POST"
     SCEP_GET = "SCEP PKCSReq by GET"
     REST_JSON = "REST with JSON"
     REST_PEM = "REST with a bare CSR"
 
 
-EST_OPERATIONS = {Door.EST: "simpleenroll", Door.EST_KEYGEN: "serverkeygen"}
+EST_OPERATIONS = {Door.EST: "simpleenroll", Door.EST_KEYGEN: "serverkeygen", Door.EST_RENEWAL: "simplereenroll"}
 
 # ---------------------------------------------------------------------- the wire
 
@@ -93,7 +97,7 @@ class Wire:
     def __init__(self, port: int, context: ssl.SSLContext | None = None, *, timeout: float = PATIENCE) -> None:
         self.port = port
         self.context = context
-        self._timeout = timeout
+        self.timeout = timeout
         self._connection: http.client.HTTPConnection | None = None
 
     def send(self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
@@ -116,9 +120,9 @@ class Wire:
     def _send(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
         if self._connection is None:
             self._connection = (
-                http.client.HTTPConnection("localhost", self.port, timeout=self._timeout)
+                http.client.HTTPConnection("localhost", self.port, timeout=self.timeout)
                 if self.context is None
-                else http.client.HTTPSConnection("localhost", self.port, timeout=self._timeout, context=self.context)
+                else http.client.HTTPSConnection("localhost", self.port, timeout=self.timeout, context=self.context)
             )
         try:
             self._connection.request(method, target, body, {"Connection": "keep-alive", **headers})
@@ -136,7 +140,7 @@ class Wire:
     @contextlib.contextmanager
     def socket(self) -> Iterator[socket.socket]:
         """A connection of one's own, for what http.client would not send."""
-        with socket.create_connection(("localhost", self.port), timeout=self._timeout) as plain:
+        with socket.create_connection(("localhost", self.port), timeout=self.timeout) as plain:
             if self.context is None:
                 yield plain
             else:
@@ -173,11 +177,22 @@ def with_key_generation(text: str) -> str:
 
 
 class Neighbourhood:
-    """A DNS server and the web servers of subscribers on loopback, in a thread of their own."""
+    """A DNS server and the web servers of subscribers on loopback, in a thread of their own, and an office that renews for others.
+
+    `agent` is a file with its key and certificate, and `former_agent` one that has expired.
+    """
 
     def __init__(self) -> None:
         self.dns = DnsServer()
         self.http = HttpTarget()
+        self._folder = tempfile.TemporaryDirectory(prefix="cw-around-")
+        now, day = datetime.now(UTC).replace(microsecond=0), timedelta(days=1)
+        office = Authority("Office", begin=now - 9 * day, end=now + 9 * day)
+        self.registrars = Path(self._folder.name) / "registrars.pem"
+        self.registrars.write_bytes(office.certificate.public_bytes(Encoding.PEM))
+        speaks = purposes(CLIENT_AUTH, CMC_RA)
+        self.agent = self.client("agent", office.leaf("clerk", speaks, begin=now - day, end=now + day))
+        self.former_agent = self.client("former", office.leaf("former clerk", speaks, begin=now - 3 * day, end=now - day))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="neighbourhood")
 
@@ -193,6 +208,19 @@ class Neighbourhood:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._folder.cleanup()
+
+    def client(self, name: str, certificate: bytes, key: PrivateKey | None = None) -> Path:
+        """A file with this certificate (DER) and its key, which is `authorities.ec_key("leaf")` unless given."""
+        file = Path(self._folder.name) / f"{name}.pem"
+        private = (key or ec_key("leaf")).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        file.write_bytes(private + x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM))
+        return file
+
+    def every_door(self, text: str) -> str:
+        """The configuration that `init` wrote, with keys made for devices, and with our office as an agent."""
+        agents = f"agents: {{anchors: [{self.registrars}], roles: [device]}}, "
+        return with_key_generation(text).replace("  est:\n    default: {", "  est:\n    default: {" + agents, 1)
 
     def _run(self, work: Any) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
@@ -318,6 +346,8 @@ class Secrets:
     account: Account
     est_label: str = ""
     scep_endpoint: str = "default"
+    certificate: Path | None = None  # with its key, for renewals
+    renewal_label: str = ""
 
 
 class Doors:
@@ -337,7 +367,9 @@ class Doors:
             est=(given["CERTWRIGHT_EST_USER"], given["CERTWRIGHT_EST_PASSWORD"]),
             challenge=given["CERTWRIGHT_SCEP_CHALLENGE"],
             account=self.account(),
+            certificate=around.agent,
         )
+        self._certified: dict[Path | None, Wire] = {None: self.mtls}
         self._transactions = (f"TX-{number}" for number in itertools.count(1))
         self._signers: dict[bytes, x509.Certificate] = {}
 
@@ -346,8 +378,17 @@ class Doors:
         return Account(self.https, self.server.base_url, self.around, endpoint=endpoint, key=key)
 
     def close(self) -> None:
-        for wire in (self.https, self.mtls, self.http):
+        for wire in (self.https, self.http, *self._certified.values()):
             wire.close()
+
+    def _shows(self, certificate: Path | None) -> Wire:
+        """The mtls listener, in a connection with this certificate."""
+        if certificate not in self._certified:
+            context = ssl.create_default_context(cafile=str(self.server.ca_file))
+            assert certificate is not None
+            context.load_cert_chain(certificate)
+            self._certified[certificate] = Wire(self.server.mtls_port, context, timeout=self.mtls.timeout)
+        return self._certified[certificate]
 
     def ask(self, door: Door, wanted: Wanted, secrets: Secrets | None = None, **members: Any) -> Reply:
         """One request for a certificate. `members` go into ACME's newOrder or REST's JSON."""
@@ -357,6 +398,8 @@ class Doors:
                 return self._by_acme(own.account, wanted, members)
             case Door.EST | Door.EST_KEYGEN:
                 return self.simple_enroll(wanted.csr(), own.est, label=own.est_label, operation=EST_OPERATIONS[door])
+            case Door.EST_RENEWAL:
+                return self.renew(wanted.csr(), own)
             case Door.SCEP_POST | Door.SCEP_GET:
                 message = self.pkcs_req(wanted, challenge=own.challenge)
                 return self.pki_operation(message.encode(), get=door is Door.SCEP_GET, endpoint=own.scep_endpoint)
@@ -373,6 +416,12 @@ class Doors:
             return order
         account.authorize(order)
         return account.finalize(order, wanted.csr())
+
+    def renew(self, csr: bytes, secrets: Secrets) -> Reply:
+        label = f"{secrets.renewal_label}/" if secrets.renewal_label else ""
+        path = f"/.well-known/est/{label}{EST_OPERATIONS[Door.EST_RENEWAL]}"
+        headers = {"Content-Type": "application/pkcs10"}
+        return self._shows(secrets.certificate).send("POST", path, base64.b64encode(csr), headers)
 
     def simple_enroll(
         self, csr: bytes, user: tuple[str, str] | None, *, label: str = "", operation: str = "simpleenroll", **headers: str
@@ -422,7 +471,7 @@ class Doors:
                 assert reply.status == 200, reply.body
                 chain = self.secrets.account.post(reply.json["certificate"])
                 return x509.load_pem_x509_certificates(chain.body)[0]
-            case Door.EST:
+            case Door.EST | Door.EST_RENEWAL:
                 assert reply.status == 200, reply.body
                 [leaf] = pkcs7.load_der_pkcs7_certificates(base64.b64decode(reply.body))
                 return leaf
@@ -456,7 +505,7 @@ def refusal(door: Door, reply: Reply) -> str:
             assert content["status"] == reply.status
             assert content["type"].startswith(ACME_PROBLEM)
             return f"{content['type'].removeprefix(ACME_PROBLEM)}: {content['detail']}"
-        case Door.EST | Door.EST_KEYGEN:
+        case Door.EST | Door.EST_KEYGEN | Door.EST_RENEWAL:
             assert reply.status >= 400, reply.body
             if reply.status == 401:
                 assert reply.headers["WWW-Authenticate"].startswith("Basic realm=")
@@ -500,7 +549,7 @@ def pending(door: Door, reply: Reply) -> int:
             assert (reply.status, reply.json["status"]) == (202, "pending"), reply.body
             assert reply.json["id"]
             assert reply.headers["Retry-After"] == str(reply.json["retry_after"])
-        case Door.EST | Door.EST_KEYGEN:  # RFC 7030 §4.2.3, and no body, which BouncyCastle would fail on
+        case Door.EST | Door.EST_KEYGEN | Door.EST_RENEWAL:  # RFC 7030 §4.2.3, and no body, which BouncyCastle would fail on
             assert (reply.status, reply.body, reply.headers["Content-Length"]) == (202, b"", "0")
     return int(reply.headers["Retry-After"])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.helpers.front_doors import Books, Door, Doors, Neighbourhood, pending, refusal, with_key_generation
+from tests.helpers.front_doors import Books, Door, Doors, Neighbourhood, pending, refusal
 from tests.helpers.server import Server, run
 from tests.helpers.wanted import Wanted
 
@@ -22,12 +22,12 @@ def careful(text: str) -> str:
     """Every policy asks."""
     edited, found = re.subn(r"(?m)^(    roles: \[\S+\])$", r"\1\n    require_approval: true", text)
     assert found == 3, text
-    return with_key_generation(edited)
+    return edited
 
 
 @pytest.fixture(scope="module")
 def doors() -> Iterator[Doors]:
-    with Neighbourhood() as around, Server(edit=careful) as server:
+    with Neighbourhood() as around, Server(edit=lambda text: around.every_door(careful(text))) as server:
         doors = Doors(server, around)
         yield doors
         doors.close()

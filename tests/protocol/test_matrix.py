@@ -92,8 +92,14 @@ ACME_RESOURCES = {
     "cert": "",  # its alternate chains are below it
     "star-cert": "",
 }
-EST_SERVED = {"cacerts": "", "simpleenroll": "EST", "serverkeygen": "EST_KEYGEN", "csrattrs": ""}
-EST_REFUSED = {"simplereenroll", "fullcmc"}  # in "an operation that is not served"
+EST_SERVED = {
+    "cacerts": "",
+    "simpleenroll": "EST",
+    "simplereenroll": "EST_RENEWAL",  # by the holder of a certificate: test_est_certificates.py, test_est_renewal.py
+    "serverkeygen": "EST_KEYGEN",
+    "csrattrs": "",
+}
+EST_REFUSED = {"fullcmc"}  # in "an operation that is not served"
 SCEP_OPERATIONS = {Operation.GET_CA_CAPS: "", Operation.GET_CA_CERT: "", Operation.PKI_OPERATION: "SCEP"}
 SCEP_MESSAGES = {
     MessageType.PKCS_REQ: "SCEP",

@@ -42,6 +42,8 @@ def raw_body(site: Site, door: Door, body: bytes) -> Reply:
             return site.account.post(order.json["finalize"], {"csr": base64url(body)})
         case Door.EST | Door.EST_KEYGEN:
             return doors.simple_enroll(body, site.own.est, operation=EST_OPERATIONS[door])
+        case Door.EST_RENEWAL:
+            return doors.renew(body, site.own)
         case Door.SCEP_POST | Door.SCEP_GET:
             return doors.pki_operation(body, get=door is Door.SCEP_GET)
         case Door.REST_JSON:
@@ -61,6 +63,8 @@ def oversized(site: Site, door: Door) -> Reply:
             return site.account.send(url, jws + b" " * (50_001 - len(jws)))
         case Door.EST | Door.EST_KEYGEN:
             return site.doors.simple_enroll(Wanted().csr() + bytes(limit), site.own.est, operation=EST_OPERATIONS[door])
+        case Door.EST_RENEWAL:
+            return site.doors.renew(Wanted().csr() + bytes(limit), site.own)
         case Door.SCEP_POST | Door.SCEP_GET:
             message = site.doors.pkcs_req(Wanted(), challenge=site.own.challenge).encode()
             return site.doors.pki_operation(message + bytes(limit + 1 - len(message)))
@@ -78,7 +82,7 @@ def unserved(site: Site, door: Door) -> Reply:
     if door is Door.EST:
         replies = [
             doors.simple_enroll(Wanted().csr(), site.own.est, operation=operation)
-            for operation in ("simplereenroll", "fullcmc", "csrattrs", "SimpleEnroll", "nothing")
+            for operation in ("fullcmc", "csrattrs", "SimpleEnroll", "nothing")
         ]
         assert {reply.status for reply in replies} <= {404, 405, 501}
         return replies[-1]
@@ -100,6 +104,7 @@ FORM: dict[str, Row] = {
         unserved,
         "not one of RFC 8894|no such EST",
         keygen=Impossible("tried beside it, at simpleenroll"),
+        renewal=Impossible("tried beside it, at simpleenroll"),
         acme=Impossible("every resource is in RESOURCES: test_every_way_in_is_in_the_matrix"),
         rest=Impossible("every resource answers by its method: test_bad_input.py"),
     ),

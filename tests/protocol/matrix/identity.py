@@ -39,7 +39,7 @@ def unsigned(site: Site, headers: Mapping[str, str]) -> Reply:
 def anonymous(site: Site, door: Door) -> Reply:
     if door is Door.ACME:
         return unsigned(site, {})
-    return site.doors.ask(door, Wanted(), replace(site.own, api_key=None, est=None, challenge=None))
+    return site.doors.ask(door, Wanted(), replace(site.own, api_key=None, est=None, challenge=None, certificate=None))
 
 
 def stranger(site: Site, door: Door) -> Reply:
@@ -71,11 +71,20 @@ def with_secret(of: Callable[[Secrets], str | None]) -> Attempt:
         if door is Door.ACME:
             return unsigned(site, {"X-API-Key": secret, "Authorization": f"Bearer {secret}"})
         assert site.own.est is not None
-        return site.doors.ask(
-            door, Wanted(), replace(site.own, api_key=secret, est=(site.own.est[0], secret), challenge=secret)
-        )
+        user = (site.own.est[0], secret)
+        if door is Door.EST_RENEWAL:
+            return site.doors.simple_enroll(Wanted().csr(), user, operation=EST_OPERATIONS[door])
+        return site.doors.ask(door, Wanted(), replace(site.own, api_key=secret, est=user, challenge=secret))
 
     return attempt
+
+
+def with_certificate(name: str) -> Attempt:
+    """Of ours, or of the agents' CA, and no agent's."""
+    return lambda site, door: site.doors.ask(door, Wanted(), replace(site.own, certificate=site.certificates[name]))
+
+
+NO_CERTIFICATE = "no client certificate came"
 
 
 def basic_at_rest(site: Site, _: Door) -> Reply:
@@ -116,7 +125,7 @@ def without_tls(site: Site, door: Door) -> Reply:
     assert site.own.est is not None
     assert site.own.api_key is not None
     match door:
-        case Door.EST | Door.EST_KEYGEN:
+        case Door.EST | Door.EST_KEYGEN | Door.EST_RENEWAL:
             headers = {"Content-Type": "application/pkcs10", **basic(*site.own.est)}
             return doors.http.send("POST", f"/.well-known/est/{EST_OPERATIONS[door]}", base64.b64encode(csr), headers)
         case _:
@@ -128,21 +137,37 @@ IDENTITY: dict[str, Row] = {
         anonymous,
         "unauthenticated|challenge password is missing|challengePassword|challenge",
         acme=Refused(anonymous, "signature|JWS"),
+        renewal=Refused(anonymous, NO_CERTIFICATE),
     ),
-    "unknown credentials": everywhere(stranger, "unauthenticated|not valid", acme=Refused(stranger, "signature")),
+    "unknown credentials": everywhere(
+        stranger,
+        "unauthenticated|not valid",
+        acme=Refused(stranger, "signature"),
+        renewal=Refused(with_certificate("a program's"), "not issued by this endpoint"),
+    ),
     "a known id with a wrong secret": everywhere(
-        wrong_secret_of_a_known_id, "unauthenticated|not valid", acme=Impossible("an account's secret is its key: see above")
+        wrong_secret_of_a_known_id,
+        "unauthenticated|not valid",
+        acme=Impossible("an account's secret is its key: see above"),
+        renewal=Impossible("a certificate's secret is its key, which TLS asks for"),
     ),
     "an API key as secret": everywhere(
-        with_secret(lambda own: own.api_key), "unauthenticated|not valid|signature", rest=Impossible("that is what it is for")
+        with_secret(lambda own: own.api_key),
+        "unauthenticated|not valid|signature",
+        rest=Impossible("that is what it is for"),
+        renewal=Refused(with_secret(lambda own: own.api_key), NO_CERTIFICATE),
     ),
     "an EST password as secret": everywhere(
         with_secret(lambda own: own.est[1] if own.est else None),
         "unauthenticated|not valid|signature",
         est=Impossible("that is what it is for"),
+        renewal=Refused(with_secret(lambda own: own.est[1] if own.est else None), NO_CERTIFICATE),
     ),
     "a SCEP challenge as secret": everywhere(
-        with_secret(lambda own: own.challenge), "unauthenticated|not valid|signature", scep=Impossible("that is what it is for")
+        with_secret(lambda own: own.challenge),
+        "unauthenticated|not valid|signature",
+        scep=Impossible("that is what it is for"),
+        renewal=Refused(with_secret(lambda own: own.challenge), NO_CERTIFICATE),
     ),
     "an EST user by HTTP Basic where an API key belongs": everywhere(
         basic_at_rest,
@@ -154,6 +179,7 @@ IDENTITY: dict[str, Row] = {
     "an API key as bearer token where a password belongs": everywhere(
         bearer_at_est,
         "unauthenticated",
+        renewal=Refused(bearer_at_est, NO_CERTIFICATE),
         acme=Impossible("tried with every secret above"),
         scep=Impossible("SCEP looks at no header"),
         rest=Impossible("that is what it is for"),
@@ -161,6 +187,7 @@ IDENTITY: dict[str, Row] = {
     "an API key in its own header where a password belongs": everywhere(
         key_at_est,
         "unauthenticated",
+        renewal=Refused(key_at_est, NO_CERTIFICATE),
         acme=Impossible("tried with every secret above"),
         scep=Impossible("SCEP looks at no header"),
         rest=Impossible("that is what it is for"),
@@ -169,18 +196,21 @@ IDENTITY: dict[str, Row] = {
         at_another_endpoint,
         "unauthenticated|not valid",
         acme=Refused(at_another_endpoint, "accountDoesNotExist"),
+        renewal=Refused(at_another_endpoint, "no CA that is trusted here"),
         rest=Impossible("REST has one endpoint"),
     ),
     "credentials that were ended": everywhere(
         lambda site, door: site.doors.ask(door, Wanted(), site.ended),
         "unauthenticated|not valid",
         acme=Refused(lambda site, _: deactivated(site), "unauthorized: the account is deactivated"),
+        renewal=Refused(with_certificate("revoked"), "it is revoked"),
     ),
     "credentials past their time": everywhere(
         lambda site, door: site.doors.ask(door, Wanted(), replace(site.own, api_key=site.expired_key)),
         "unauthenticated",
         acme=Impossible("accounts do not expire; orders and authorizations do, which takes a moved clock: test_acme_orders.py"),
         est=Impossible("no command gives an EST user an end"),
+        renewal=Refused(with_certificate("expired"), "it expired at"),
         scep=Impossible("no command gives a challenge an end"),
     ),
     "a role that no policy names": everywhere(as_person(ORPHAN), "no policy grants anything"),

@@ -8,13 +8,19 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from certwright.config import load
 from issuance.credentials import CredentialKind, Credentials
 from pki.clock import SystemClock, after
 from storage.open import open_database
-from tests.helpers.front_doors import Account, Books, Doors, Neighbourhood, Secrets, Watch
-from tests.helpers.server import Server
+from tests.helpers.front_doors import Account, Books, Door, Doors, Neighbourhood, Secrets, Watch
+from tests.helpers.server import Server, run
+from tests.helpers.wanted import Wanted, pem_csr
 
 # Somebody whose credentials are right, but whom the policies do not grant what he asks for: at every door the same people.
 ORPHAN, MISFIT, BRIEF, GUARDED = "orphan", "misfit", "brief", "guarded"
@@ -47,8 +53,17 @@ endpoints:
     BRIEF: {profiles: [tls-server], roles: [brief]}
     GUARDED: {profiles: [tls-server], roles: [guarded]}
   est:
-    default: {profile: device, authenticate: [basic], server_keygen: true}
-    branch: {profile: device, authenticate: [basic], server_keygen: true}
+    default:
+      profile: device
+      authenticate: [basic, certificate]
+      server_keygen: true
+      client_certificates: {roles: [device]}
+      agents: {anchors: [REGISTRARS], roles: [device]}
+    branch: {profile: device, authenticate: [basic, certificate], server_keygen: true, client_certificates: {roles: [device]}}
+    ORPHAN: {profile: device, authenticate: [certificate], agents: {anchors: [REGISTRARS], roles: [nobody]}}
+    MISFIT: {profile: short-lived, authenticate: [certificate], agents: {anchors: [REGISTRARS], roles: [operator]}}
+    BRIEF: {profile: device, authenticate: [certificate], agents: {anchors: [REGISTRARS], roles: [brief]}}
+    GUARDED: {profile: device, authenticate: [certificate], agents: {anchors: [REGISTRARS], roles: [guarded]}}
   scep:
     default: {profile: device, registration_authority: scep}
     branch: {profile: device, registration_authority: scep}
@@ -79,6 +94,7 @@ class Site:
     branch: Secrets  # right, at other endpoints
     ended: Secrets  # was right once
     expired_key: str
+    certificates: Mapping[str, Path]  # of no use for a renewal: "a program's", "revoked", "expired"
     accounts: dict[str, Account] = field(default_factory=dict)
 
     @property
@@ -116,18 +132,36 @@ async def provision(server: Server) -> dict[str, str]:
         await database.close()
 
 
-def with_moved(text: str) -> str:
+def with_moved(around: Neighbourhood, text: str) -> str:
     """One more SCEP endpoint: its challenge is set twice."""
-    return narrow(text).replace(
-        "  scep:\n    default:", "  scep:\n    moved: {profile: device, registration_authority: scep}\n    default:"
+    return (
+        narrow(text)
+        .replace("REGISTRARS", str(around.registrars))
+        .replace("  scep:\n    default:", "  scep:\n    moved: {profile: device, registration_authority: scep}\n    default:")
     )
+
+
+def _certificates(doors: Doors) -> dict[str, Path]:
+    wanted, around = Wanted(), doors.around
+    made = doors.rest(pem_csr(wanted.csr()).encode(), doors.secrets.api_key, content_type="text/plain", profile="tls-client")
+    programs = x509.load_pem_x509_certificate(made.json["certificate"].encode())
+    revoked = doors.certificate(Door.EST, doors.ask(Door.EST, wanted), wanted, Path())
+    run("cert", "revoke", f"{revoked.serial_number:x}", "--config", doors.server.config_file)
+    return {
+        "a program's": around.client("program", programs.public_bytes(Encoding.DER), wanted.key()),
+        "revoked": around.client("revoked", revoked.public_bytes(Encoding.DER), wanted.key()),
+        "expired": around.former_agent,
+    }
 
 
 @contextmanager
 def opened() -> Iterator[Site]:
     with Neighbourhood() as around:
         server = Server(
-            resolver=around.dns.address, http01_port=around.http.port, allow_networks=["127.0.0.0/8"], edit=with_moved
+            resolver=around.dns.address,
+            http01_port=around.http.port,
+            allow_networks=["127.0.0.0/8"],
+            edit=partial(with_moved, around),
         )
         with server:
             made = asyncio.run(provision(server))
@@ -141,13 +175,20 @@ def opened() -> Iterator[Site]:
                     est=(name, f"{name}-est"),
                     challenge=f"{name}-scep",
                     scep_endpoint=name,
+                    renewal_label=name,
                     account=doors.account(name).register(),
                 )
                 for name in PEOPLE
             }
-            branch = replace(own, est=("b", "branch-est"), challenge="branch-scep", account=doors.account("branch").register())
+            branch = replace(
+                own,
+                est=("b", "branch-est"),
+                challenge="branch-scep",
+                account=doors.account("branch").register(),
+                renewal_label="branch",
+            )
             ended = replace(
                 own, api_key=made["disabled"], est=("moved", "old-est"), challenge="old-scep", scep_endpoint="moved"
             )
-            yield Site(doors, Watch(Books(server)), people, branch, ended, made["expired"])
+            yield Site(doors, Watch(Books(server)), people, branch, ended, made["expired"], _certificates(doors))
             doors.close()
