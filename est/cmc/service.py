@@ -223,9 +223,11 @@ def _is_revocation_by_secret(asked: Asked) -> bool:
 
 
 def _digest(message: SignedMessage) -> bytes:
-    """Of all that the signer has signed: what anybody may change on the way makes no other message of it."""
-    attributes = b"" if message.signer_info is None else message.signer_info.signed_attributes
-    return hashlib.sha256(len(message.content).to_bytes(8, "big") + message.content + attributes).digest()
+    """Of all that the signer has signed, in one order: what anybody may change on the way makes no other message of it."""
+    info = message.signer_info
+    attributes = {} if info is None else info.attributes
+    parts = (message.content, *(part for kind in sorted(attributes) for part in (kind, attributes[kind].raw)))
+    return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
 
 
 def _log(exchange: Exchange, report: Report) -> None:

@@ -22,7 +22,7 @@ from tests.helpers.authorities import ec_key
 from tests.helpers.clock import FakeClock
 from tests.helpers.cmc import SignerOf, Unsigned, control, csr, pki_data, signed, tcr
 from tests.helpers.cmc_world import CA, SECRET, CmcWorld
-from tests.helpers.scep import integer, octets, oid, rsa_key, self_signed, seq
+from tests.helpers.scep import asn1_content, children, integer, octets, oid, rsa_key, self_signed, seq
 
 SUCCESS, FAILED, PENDING, POP_REQUIRED, PARTIAL = 0, 2, 3, 6, 7
 BAD_ALG, BAD_REQUEST, BAD_TIME, BAD_CERT_ID = 0, 2, 3, 4
@@ -53,6 +53,19 @@ async def test_a_message_that_is_replayed_gets_the_same_certificate_and_never_a_
     await asyncio.gather(*(world.send(message) for _ in range(3)))  # who is not first may be told to ask again: 202
     replies = [await world.send(message, status=200) for _ in range(2)]
     assert len({reply.certificate_of(ec_key("device key")) for reply in replies}) == 1
+    assert await world.certificates() == 1
+
+
+async def test_who_only_turns_around_what_is_signed_replays_the_same_message(world: CmcWorld) -> None:
+    """RFC 5652 §5.4: attributes are signed in DER order, whatever order they are sent in."""
+    message = signed(pki_data(requests=[tcr(1, csr(ec_key("device key")))]), world.agent())
+    info = children(children(asn1_content(message))[-1])[0]
+    attributes = children(info)[3]
+    one, other = children(attributes)
+    turned = message.replace(one + other, other + one)
+    assert turned != message
+    for each in (message, turned):
+        await world.send(each, status=200)
     assert await world.certificates() == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,3 +255,20 @@ async def test_an_rsa_agent_and_its_rsa_device_are_as_good(world: CmcWorld) -> N
     key = rsa_key("device")
     reply = await world.send(signed(pki_data(requests=[tcr(1, csr(key))]), world.agent()), status=200)
     assert reply.certificate_of(key)
+
+
+async def test_whatever_is_changed_in_a_message_there_is_an_answer_and_nothing_is_issued(world: CmcWorld) -> None:
+    """A value or a typed refusal, all the way through. What nobody signed (the bag, unsigned fields) may change and still be right."""
+    controls = [control(5, cmc.TRANSACTION_ID, integer(7)), control(6, cmc.SENDER_NONCE, octets(b"n" * 16))]
+    message = signed(pki_data(controls, [good()]), world.agent())
+    await world.send(message, status=200)
+    seeded = random.Random(5272)
+    for _ in range(150):
+        changed = bytearray(message)
+        for _ in range(seeded.choice((1, 1, 2, 8))):
+            changed[seeded.randrange(len(changed))] ^= seeded.randrange(1, 256)
+        cut = bytes(changed[: seeded.choice((len(changed), len(changed), seeded.randrange(len(changed))))])
+        status, headers, _ = await world.post(base64.b64encode(cut))
+        assert status < 500, cut.hex()
+        assert headers["Content-Type"].startswith(("text/plain", "application/pkcs7-mime"))
+    assert await world.certificates() == 1
