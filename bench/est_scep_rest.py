@@ -1,4 +1,5 @@
-"""The other front ends, one window each: REST, EST (kept-alive and new connections), SCEP, and ACME's newNonce and newOrder.
+"""The other front ends, one window each: REST, EST (by password and by certificate, kept-alive and new connections), SCEP, and ACME's
+newNonce and newOrder.
 
 Takes addresses and credentials from the `bootstrap.env` that `certwright init` wrote, so none is on a command line.
 """
@@ -13,6 +14,7 @@ import json
 import shlex
 import ssl
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs7
 from cryptography.x509.oid import NameOID
 
 from bench.acme_load import Account, printed
@@ -52,11 +54,15 @@ def read_environment(file: Path) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
-def _csr(name: str) -> x509.CertificateSigningRequest:
+def _csr(name: str, key: ec.EllipticCurvePrivateKey | None = None) -> x509.CertificateSigningRequest:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     san = x509.SubjectAlternativeName([x509.DNSName(name)])
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject).add_extension(san, critical=False)
-    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return builder.sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+
+
+def _pkcs10(csr: x509.CertificateSigningRequest) -> bytes:
+    return base64.encodebytes(csr.public_bytes(Encoding.DER))
 
 
 class Bench:
@@ -72,9 +78,12 @@ class Bench:
         count = self._options.count + self._options.clients
         return [f"{kind}{item}-{self._run}.{self._options.domain}" for item in range(count)]
 
-    async def window(self, url: str, work: Item, *, keep_alive: bool = True) -> dict[str, object]:
-        """Items 0 … clients - 1 warm the connections up, the rest are measured."""
-        clients = [Client(url, self._tls, keep_alive=keep_alive) for _ in range(self._options.clients)]
+    async def window(
+        self, url: str, work: Item, *, keep_alive: bool = True, contexts: Sequence[ssl.SSLContext] = ()
+    ) -> dict[str, object]:
+        """Items 0 … clients - 1 warm the connections up, the rest are measured. `contexts`: one for each client."""
+        every = contexts or [self._tls] * self._options.clients
+        clients = [Client(url, context, keep_alive=keep_alive) for context in every]
         await asyncio.gather(*(work(client, item) for item, client in enumerate(clients)))
         for client in clients:
             client.requests = 0
@@ -99,18 +108,57 @@ class Bench:
 
         return await self.window(url, create)
 
-    async def est(self, *, keep_alive: bool) -> dict[str, object]:
-        names = self._names("est" if keep_alive else "estnew")
-        bodies = [base64.encodebytes(_csr(name).public_bytes(Encoding.DER)) for name in names]
-        url = f"{self._environment['CERTWRIGHT_EST_URL']}/.well-known/est/simpleenroll"
+    @property
+    def _est_url(self) -> str:
+        return f"{self._environment['CERTWRIGHT_EST_URL']}/.well-known/est"
+
+    @property
+    def _est_login(self) -> str:
         user = f"{self._environment['CERTWRIGHT_EST_USER']}:{self._environment['CERTWRIGHT_EST_PASSWORD']}"
-        authorization = f"Authorization: Basic {base64.b64encode(user.encode()).decode('ascii')}\r\n"
+        return f"Authorization: Basic {base64.b64encode(user.encode()).decode('ascii')}\r\n"
+
+    async def est(self, *, keep_alive: bool) -> dict[str, object]:
+        bodies = [_pkcs10(_csr(name)) for name in self._names("est" if keep_alive else "estnew")]
+        url, login = f"{self._est_url}/simpleenroll", self._est_login
 
         async def enrol(client: Client, item: int) -> None:
-            reply = await client.request("POST", url, bodies[item], content_type="application/pkcs10", headers=authorization)
+            reply = await client.request("POST", url, bodies[item], content_type="application/pkcs10", headers=login)
             _expect(reply.status, 200, reply.body)
 
         return await self.window(url, enrol, keep_alive=keep_alive)
+
+    async def est_renewals(self, *, keep_alive: bool) -> dict[str, object]:
+        """Each client holds a certificate of its own, and asks for the next one by it, with a new key each time."""
+        kind, url = "estold" if keep_alive else "estoldnew", f"{self._est_url}/simplereenroll"
+        names = self._names(kind)[: self._options.clients]
+        each = -(-self._options.count // len(names)) + 1
+        bodies = [itertools.cycle([_pkcs10(_csr(name)) for _ in range(each)]) for name in names]
+        contexts = [await self._holding(name) for name in names]
+        of: dict[int, itertools.cycle[bytes]] = {}
+
+        async def renew(client: Client, _item: int) -> None:
+            body = next(of.setdefault(id(client), bodies[len(of) % len(bodies)]))
+            reply = await client.request("POST", url, body, content_type="application/pkcs10")
+            _expect(reply.status, 200, reply.body)
+
+        return await self.window(url, renew, keep_alive=keep_alive, contexts=contexts)
+
+    async def _holding(self, name: str) -> ssl.SSLContext:
+        """Of a client that has enrolled for this name."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        url = f"{self._est_url}/simpleenroll"
+        client = Client(url, self._tls, keep_alive=False)
+        body = _pkcs10(_csr(name, key))
+        reply = await client.request("POST", url, body, content_type="application/pkcs10", headers=self._est_login)
+        _expect(reply.status, 200, reply.body)
+        [certificate] = pkcs7.load_der_pkcs7_certificates(base64.b64decode(reply.body))
+        context = tls_context(Path(self._environment["CERTWRIGHT_CA_FILE"]))
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+            file.write(certificate.public_bytes(Encoding.PEM))
+            file.flush()
+            context.load_cert_chain(file.name)
+        return context
 
     async def scep(self) -> dict[str, object]:
         """PKCSReq, RSA-2048. Each client has one key, for making one costs more than all the rest; names differ."""
@@ -194,6 +242,8 @@ async def measure(options: Options, wanted: Sequence[str]) -> dict[str, dict[str
         "rest": bench.rest,
         "est": lambda: bench.est(keep_alive=True),
         "est-new-connections": lambda: bench.est(keep_alive=False),
+        "est-renewals": lambda: bench.est_renewals(keep_alive=True),
+        "est-renewals-new-connections": lambda: bench.est_renewals(keep_alive=False),
         "scep": bench.scep,
         "newNonce": bench.new_nonce,
         "newOrder": bench.new_order,
@@ -201,7 +251,16 @@ async def measure(options: Options, wanted: Sequence[str]) -> dict[str, dict[str
     return {name: await windows[name]() for name in wanted}
 
 
-WINDOWS = ("rest", "est", "est-new-connections", "scep", "newNonce", "newOrder")
+WINDOWS = (
+    "rest",
+    "est",
+    "est-new-connections",
+    "est-renewals",
+    "est-renewals-new-connections",
+    "scep",
+    "newNonce",
+    "newOrder",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

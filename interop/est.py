@@ -39,7 +39,6 @@ keys:
   server_keygen: true
   registration_authority: est
 approved: {profile: device, require_approval: true}
-linked: {profile: device, proof_linking: required}
 idevid: {profile: device, authenticate: [certificate], client_certificates: {anchors: [maker.pem], roles: [device]}}
 bootstrap: {profile: device, authenticate: [basic, certificate], client_certificates: {enroll: true, roles: [device]}}
 cmc:
