@@ -19,7 +19,6 @@ from datetime import datetime, timedelta
 from typing import Protocol, assert_never
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from est.caller import Caller
 from est.connection import Connection
@@ -98,24 +97,35 @@ class CertificateChecks:
         certificate is taken; all others are taken until their end. Raises Rejection(FORBIDDEN).
         """
         at = to_datetime(self._clock.micros())
+        if not connection.chain:
+            raise _refused("there is none", "present one")
+        der = connection.chain[0]
         try:
-            leaf = load(connection.chain[0])
-            record = await self._own(leaf)
+            leaf = load(der)
+            record = await self._own(leaf, der)
             role = self._find_role(endpoint, connection, leaf, record, at=at, grace=grace)
         except PathError as error:
             raise _refused(
                 str(error), "present a certificate that this endpoint issued, or one of a CA that it trusts"
             ) from error
-        return _caller(endpoint, leaf, role, record, source_address)
+        serial, sha256 = f"{leaf.serial_number:x}", hashlib.sha256(der).hexdigest()
+        held = HeldCertificate(role, "" if record is None else record.certificate.issuer, serial, sha256)
+        return Caller(
+            principal=Principal(
+                PrincipalKind.TLS_CLIENT, held.credential_id, _roles(endpoint, role), source_address=source_address
+            ),
+            evidence=held,
+            profile=record.certificate.profile if record is not None and role is CertificateRole.PREVIOUS else "",
+            certificate=der,
+        )
 
-    async def _own(self, leaf: x509.Certificate) -> CertificateRecord | None:
+    async def _own(self, leaf: x509.Certificate, der: bytes) -> CertificateRecord | None:
         """What the ledger knows; None for a foreign certificate. Raises PathError for one that only looks like ours, and for a
         revoked one.
         """
         issuers = self._register.claimed_issuers(name=leaf.issuer.public_bytes(), key_identifier=_key_identifier(leaf))
-        der, serial = leaf.public_bytes(Encoding.DER), f"{leaf.serial_number:x}"
         for issuer in sorted(issuers):
-            record = await self._register.certificate(serial, issuer=issuer)
+            record = await self._register.certificate(f"{leaf.serial_number:x}", issuer=issuer)
             if record is not None and record.certificate.der == der:
                 if record.revoked_at is not None:
                     raise PathError("it is revoked")
@@ -174,24 +184,10 @@ def _key_identifier(leaf: x509.Certificate) -> bytes | None:
         return None
 
 
-def _caller(
-    endpoint: EstEndpoint, leaf: x509.Certificate, role: CertificateRole, record: CertificateRecord | None, source_address: str
-) -> Caller:
-    der = leaf.public_bytes(Encoding.DER)
-    held = HeldCertificate(
-        role=role,
-        issuer="" if record is None else record.certificate.issuer,
-        serial=f"{leaf.serial_number:x}",
-        sha256=hashlib.sha256(der).hexdigest(),
-    )
-    agents = frozenset() if endpoint.agents is None else endpoint.agents.roles
-    roles = agents if role is CertificateRole.AGENT else endpoint.client_certificates.roles
-    return Caller(
-        principal=Principal(PrincipalKind.TLS_CLIENT, held.credential_id, roles, source_address=source_address),
-        evidence=held,
-        profile=record.certificate.profile if record is not None and role is CertificateRole.PREVIOUS else "",
-        certificate=der,
-    )
+def _roles(endpoint: EstEndpoint, role: CertificateRole) -> frozenset[str]:
+    if role is CertificateRole.AGENT and endpoint.agents is not None:
+        return endpoint.agents.roles
+    return endpoint.client_certificates.roles
 
 
 def _role(caller: Caller) -> CertificateRole:
