@@ -292,8 +292,8 @@ class Reply:
         return found
 
 
-def read_reply(body: bytes, *, by: x509.Certificate) -> Reply:
-    """The base64 body of a response; a full one has to be signed by `by`."""
+def read_reply(body: bytes, *, by: x509.Certificate | None = None) -> Reply:
+    """The base64 body of a response; a full one has to be signed by `by`, or by the authority that is in it."""
     der = base64.b64decode(body)
     parsed = cms.ContentInfo.load(der, strict=True)["content"]
     certificates = tuple(x509.load_der_x509_certificate(each.dump()) for each in parsed["certificates"] or ())
@@ -306,7 +306,11 @@ def read_reply(body: bytes, *, by: x509.Certificate) -> Reply:
     attributes = {each["type"].dotted: each["values"][0] for each in signer["signed_attrs"]}
     assert attributes[MESSAGE_DIGEST].native == hashlib.sha256(content).digest()
     assert attributes[CONTENT_TYPE].dotted == PKI_RESPONSE
-    key = by.public_key()
+    [serial] = {signer["sid"].chosen["serial_number"].native}
+    [named] = [each for each in certificates if each.serial_number == serial]
+    assert named.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value == x509.ExtendedKeyUsage([CMC_RA])
+    assert by in {None, named}
+    key = named.public_key()
     assert isinstance(key, rsa.RSAPublicKey)
     key.verify(signer["signature"].native, retag(0x31, signer["signed_attrs"].dump()), padding.PKCS1v15(), hashes.SHA256())
     said: list[Said] = []

@@ -43,7 +43,7 @@ from cryptography.hazmat.primitives.hashes import Hash
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, pkcs7
 
 from pki.strict import base64url
-from tests.helpers import scep
+from tests.helpers import cmc, scep
 from tests.helpers.acme_client import JOSE, AccountKey, make_jws, to_json
 from tests.helpers.authorities import CLIENT_AUTH, CMC_RA, Authority, ec_key, purposes
 from tests.helpers.dns import DnsServer
@@ -65,13 +65,21 @@ class Door(enum.Enum):
     EST = "EST simpleenroll"
     EST_KEYGEN = "EST serverkeygen"
     EST_RENEWAL = "EST simplereenroll by an agent"  # the one kind of renewal whose names are the requester's own
+    EST_CMC = (
+        "EST fullcmc by password"  # signed with the request's own key: every other signer is somebody by it, test_est_cmc.py
+    )
     SCEP_POST = "SCEP PKCSReq by POST"
     SCEP_GET = "SCEP PKCSReq by GET"
     REST_JSON = "REST with JSON"
     REST_PEM = "REST with a bare CSR"
 
 
-EST_OPERATIONS = {Door.EST: "simpleenroll", Door.EST_KEYGEN: "serverkeygen", Door.EST_RENEWAL: "simplereenroll"}
+EST_OPERATIONS = {
+    Door.EST: "simpleenroll",
+    Door.EST_KEYGEN: "serverkeygen",
+    Door.EST_RENEWAL: "simplereenroll",
+    Door.EST_CMC: "fullcmc",
+}
 
 # ---------------------------------------------------------------------- the wire
 
@@ -168,9 +176,9 @@ def converse(connection: socket.socket, *parts: bytes, end: bool = True) -> byte
 
 
 def with_key_generation(text: str) -> str:
-    """The configuration that `init` wrote, with keys made for devices."""
+    """The configuration that `init` wrote, with keys made for devices, and CMC."""
     text = text.replace("  device:\n", "  device:\n    server_keygen: true\n", 1)
-    return text.replace("  est:\n    default: {", "  est:\n    default: {server_keygen: true, ", 1)
+    return text.replace("  est:\n    default: {", "  est:\n    default: {server_keygen: true, full_cmc: true, ", 1)
 
 
 # ---------------------------------------------------------------------- what is around a server
@@ -400,6 +408,8 @@ class Doors:
                 return self.simple_enroll(wanted.csr(), own.est, label=own.est_label, operation=EST_OPERATIONS[door])
             case Door.EST_RENEWAL:
                 return self.renew(wanted.csr(), own)
+            case Door.EST_CMC:
+                return self.full_cmc(self.pki_data(wanted), own.est, label=own.est_label)
             case Door.SCEP_POST | Door.SCEP_GET:
                 message = self.pkcs_req(wanted, challenge=own.challenge)
                 return self.pki_operation(message.encode(), get=door is Door.SCEP_GET, endpoint=own.scep_endpoint)
@@ -429,6 +439,16 @@ class Doors:
         path = f"/.well-known/est/{label}/{operation}" if label else f"/.well-known/est/{operation}"
         sent = {"Content-Type": "application/pkcs10", **(basic(*user) if user else {}), **headers}
         return self.mtls.send("POST", path, base64.b64encode(csr), sent)
+
+    def pki_data(self, wanted: Wanted, *, by: PrivateKey | None = None, signs_for: PrivateKey | None = None) -> bytes:
+        """A CMC message with this request, signed with its key, or with the key of somebody else; or `signs_for` it."""
+        key = by or wanted.key()
+        signer = cmc.SignerOf(key, self._signer(key), signs_for=signs_for)
+        return cmc.signed(cmc.pki_data(requests=[cmc.tcr(1, wanted.csr())]), signer)
+
+    def full_cmc(self, message: bytes, user: tuple[str, str] | None, *, label: str = "", **headers: str) -> Reply:
+        sent = {"Content-Type": "application/pkcs7-mime; smime-type=CMC-request", **headers}
+        return self.simple_enroll(message, user, label=label, operation=EST_OPERATIONS[Door.EST_CMC], **sent)
 
     def pkcs_req(self, wanted: Wanted, *, challenge: str | None, **changes: Any) -> Message:
         content = enveloped(wanted.csr(challenge=challenge), self.ra)
@@ -475,6 +495,9 @@ class Doors:
                 assert reply.status == 200, reply.body
                 [leaf] = pkcs7.load_der_pkcs7_certificates(base64.b64decode(reply.body))
                 return leaf
+            case Door.EST_CMC:
+                assert reply.status == 200, reply.body
+                return cmc.read_reply(reply.body).certificate_of(wanted.key())
             case Door.EST_KEYGEN:
                 assert reply.status == 200, reply.body
                 given = delivered(reply.headers["Content-Type"], reply.body)
@@ -514,6 +537,13 @@ def refusal(door: Door, reply: Reply) -> str:
             assert reply.media_type == "text/plain"
             assert reply.body.endswith(b"\n")
             return reply.body.decode()
+        case Door.EST_CMC:
+            if reply.media_type != "application/pkcs7-mime":  # not to be read, or HTTP has to say who it is
+                return refusal(Door.EST, reply)
+            assert reply.status >= 400, reply.body
+            said = cmc.read_reply(reply.body).said
+            assert all(each.fail_info is not None for each in said)
+            return "\n".join(each.text for each in said)
         case Door.SCEP_POST | Door.SCEP_GET:
             if reply.status == 200:
                 assert reply.media_type == "application/x-pki-message"
@@ -551,6 +581,10 @@ def pending(door: Door, reply: Reply) -> int:
             assert reply.headers["Retry-After"] == str(reply.json["retry_after"])
         case Door.EST | Door.EST_KEYGEN | Door.EST_RENEWAL:  # RFC 7030 §4.2.3, and no body, which BouncyCastle would fail on
             assert (reply.status, reply.body, reply.headers["Content-Length"]) == (202, b"", "0")
+        case Door.EST_CMC:  # the body has the token to ask with (RFC 5272 §6.13)
+            [said] = cmc.read_reply(reply.body).said
+            assert (reply.status, said.status) == (202, 3)
+            assert said.token
     return int(reply.headers["Retry-After"])
 
 

@@ -97,9 +97,10 @@ EST_SERVED = {
     "simpleenroll": "EST",
     "simplereenroll": "EST_RENEWAL",  # by the holder of a certificate: test_est_certificates.py, test_est_renewal.py
     "serverkeygen": "EST_KEYGEN",
+    "fullcmc": "EST_CMC",
     "csrattrs": "",
 }
-EST_REFUSED = {"fullcmc"}  # in "an operation that is not served"
+EST_REFUSED: set[str] = set()  # in "an operation that is not served"
 SCEP_OPERATIONS = {Operation.GET_CA_CAPS: "", Operation.GET_CA_CERT: "", Operation.PKI_OPERATION: "SCEP"}
 SCEP_MESSAGES = {
     MessageType.PKCS_REQ: "SCEP",

@@ -53,8 +53,8 @@ IN_ORDER = "a name in an ACME request stands in the order as text, where this ca
 
 
 def everywhere(attempt: Attempt, because: str, **other: Cell) -> Row:
-    """The same at every door, but for `acme`, `est` (also where it makes the key: `keygen`, or renews: `renewal`), `scep` (both ways) and `rest` (both),
-    `rest_json`, `rest_pem`.
+    """The same at every door, but for `acme`, `est` (also where it makes the key: `keygen`, renews: `renewal`, or speaks CMC: `cmc`), `scep` (both
+    ways) and `rest` (both), `rest_json`, `rest_pem`.
     """
     return {door: _other(door, other) or Refused(attempt, because) for door in Door}
 
@@ -65,6 +65,7 @@ def _other(door: Door, given: Mapping[str, Cell]) -> Cell | None:
         Door.EST: ("est",),
         Door.EST_KEYGEN: ("keygen", "est"),
         Door.EST_RENEWAL: ("renewal", "est"),
+        Door.EST_CMC: ("cmc", "est"),
         Door.SCEP_POST: ("scep",),
         Door.SCEP_GET: ("scep_get", "scep"),
         Door.REST_JSON: ("rest_json", "rest"),

@@ -44,6 +44,8 @@ def raw_body(site: Site, door: Door, body: bytes) -> Reply:
             return doors.simple_enroll(body, site.own.est, operation=EST_OPERATIONS[door])
         case Door.EST_RENEWAL:
             return doors.renew(body, site.own)
+        case Door.EST_CMC:
+            return doors.full_cmc(body, site.own.est)
         case Door.SCEP_POST | Door.SCEP_GET:
             return doors.pki_operation(body, get=door is Door.SCEP_GET)
         case Door.REST_JSON:
@@ -65,6 +67,8 @@ def oversized(site: Site, door: Door) -> Reply:
             return site.doors.simple_enroll(Wanted().csr() + bytes(limit), site.own.est, operation=EST_OPERATIONS[door])
         case Door.EST_RENEWAL:
             return site.doors.renew(Wanted().csr() + bytes(limit), site.own)
+        case Door.EST_CMC:
+            return site.doors.full_cmc(site.doors.pki_data(Wanted()) + bytes(limit), site.own.est)
         case Door.SCEP_POST | Door.SCEP_GET:
             message = site.doors.pkcs_req(Wanted(), challenge=site.own.challenge).encode()
             return site.doors.pki_operation(message + bytes(limit + 1 - len(message)))
@@ -82,7 +86,7 @@ def unserved(site: Site, door: Door) -> Reply:
     if door is Door.EST:
         replies = [
             doors.simple_enroll(Wanted().csr(), site.own.est, operation=operation)
-            for operation in ("fullcmc", "csrattrs", "SimpleEnroll", "nothing")
+            for operation in ("csrattrs", "SimpleEnroll", "nothing")
         ]
         assert {reply.status for reply in replies} <= {404, 405, 501}
         return replies[-1]
@@ -105,6 +109,7 @@ FORM: dict[str, Row] = {
         "not one of RFC 8894|no such EST",
         keygen=Impossible("tried beside it, at simpleenroll"),
         renewal=Impossible("tried beside it, at simpleenroll"),
+        cmc=Impossible("tried beside it, at simpleenroll"),
         acme=Impossible("every resource is in RESOURCES: test_every_way_in_is_in_the_matrix"),
         rest=Impossible("every resource answers by its method: test_bad_input.py"),
     ),

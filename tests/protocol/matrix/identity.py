@@ -93,12 +93,16 @@ def basic_at_rest(site: Site, _: Door) -> Reply:
 
 
 def bearer_at_est(site: Site, door: Door) -> Reply:
-    headers = {"Authorization": f"Bearer {site.own.api_key}"}
-    return site.doors.simple_enroll(Wanted().csr(), None, operation=EST_OPERATIONS[door], **headers)
+    return _at_est(site, door, {"Authorization": f"Bearer {site.own.api_key}"})
 
 
 def key_at_est(site: Site, door: Door) -> Reply:
-    headers = {"X-API-Key": site.own.api_key or ""}
+    return _at_est(site, door, {"X-API-Key": site.own.api_key or ""})
+
+
+def _at_est(site: Site, door: Door, headers: Mapping[str, str]) -> Reply:
+    if door is Door.EST_CMC:
+        return site.doors.full_cmc(site.doors.pki_data(Wanted()), None, **headers)
     return site.doors.simple_enroll(Wanted().csr(), None, operation=EST_OPERATIONS[door], **headers)
 
 
@@ -125,7 +129,7 @@ def without_tls(site: Site, door: Door) -> Reply:
     assert site.own.est is not None
     assert site.own.api_key is not None
     match door:
-        case Door.EST | Door.EST_KEYGEN | Door.EST_RENEWAL:
+        case Door.EST | Door.EST_KEYGEN | Door.EST_RENEWAL | Door.EST_CMC:
             headers = {"Content-Type": "application/pkcs10", **basic(*site.own.est)}
             return doors.http.send("POST", f"/.well-known/est/{EST_OPERATIONS[door]}", base64.b64encode(csr), headers)
         case _:

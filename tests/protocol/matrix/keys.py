@@ -21,6 +21,7 @@ from tests.helpers.wanted import (
     rsa_key,
 )
 from tests.protocol.matrix.cells import (
+    Attempt,
     Granted,
     Impossible,
     Refused,
@@ -57,6 +58,17 @@ def broken_message(site: Site, door: Door) -> Reply:
     return site.doors.pki_operation(message.encode(), get=door is Door.SCEP_GET)
 
 
+def by_another_key(*, signs_for: bool) -> Attempt:
+    """CMC: a message signed by somebody else's key, in its own name or in that of the request's."""
+
+    def attempt(site: Site, _: Door) -> Reply:
+        other = rsa_key("eavesdropper")
+        message = site.doors.pki_data(Wanted(), signs_for=other) if signs_for else site.doors.pki_data(Wanted(), by=other)
+        return site.doors.full_cmc(message, site.own.est)
+
+    return attempt
+
+
 def broken_jws(site: Site, _: Door) -> Reply:
     order = site.account.ready("host.example.test")
     url = order.json["finalize"]
@@ -87,12 +99,18 @@ KEYS: dict[str, Row] = {
         Wanted(signed_by=partial(rsa_key, "eavesdropper")), "signature is not by the key"
     ),
     "a message whose own signature is wrong": everywhere(
-        broken_message, "signature", acme=Refused(broken_jws, "signature"), est=NO_MESSAGE, rest=NO_MESSAGE
+        broken_message,
+        "signature",
+        acme=Refused(broken_jws, "signature"),
+        cmc=Refused(by_another_key(signs_for=True), "signature is not by the key"),
+        est=NO_MESSAGE,
+        rest=NO_MESSAGE,
     ),
     "another's request in one's own message": everywhere(
         foreign_request,
         "decrypt|read|signer",
         acme=Impossible("an account may well ask for another key than its own: it has to"),
+        cmc=Refused(by_another_key(signs_for=False), "nor has it the key of one of the certification requests"),
         est=NO_MESSAGE,
         rest=NO_MESSAGE,
     ),

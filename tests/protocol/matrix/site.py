@@ -57,6 +57,9 @@ endpoints:
       profile: device
       authenticate: [basic, certificate]
       server_keygen: true
+      full_cmc: true
+      registration_authority: est
+      limits: {failures_per_user: 1000/1h, failures_per_address: 1000/1h}      # every row is somebody's failure
       client_certificates: {roles: [device]}
       agents: {anchors: [REGISTRARS], roles: [device]}
     branch: {profile: device, authenticate: [basic, certificate], server_keygen: true, client_certificates: {roles: [device]}}
