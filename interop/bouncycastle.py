@@ -46,12 +46,12 @@ def compiled(into: Path) -> Path:
 def java(
     classes: Path, program: str, *arguments: str | Path, home: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    return run(_command(classes, program, *arguments), home=home, env=env)
+    return run(java_command(classes, program, *arguments), home=home, env=env)
 
 
 def java_refused(classes: Path, program: str, *arguments: str | Path, home: Path, env: Mapping[str, str] | None = None) -> str:
-    return refused(_command(classes, program, *arguments), home=home, env=env)
+    return refused(java_command(classes, program, *arguments), home=home, env=env)
 
 
-def _command(classes: Path, program: str, *arguments: str | Path) -> list[str | Path]:
+def java_command(classes: Path, program: str, *arguments: str | Path) -> list[str | Path]:
     return ["java", *QUICK, "-cp", _classpath(classes), program, *arguments]

@@ -45,13 +45,14 @@ class Cmc:
         self.home = home
         self._classes = classes
 
-    def ask(self, *words: str | Path, secret: str | None = None, login: str = "") -> Reply:
-        self.write(*words, secret=secret)
-        return self.send(login)
+    def ask(self, *words: str | Path, secret: str = "", revocation_secret: str = "") -> Reply:
+        self.write(*words, secret=secret, revocation_secret=revocation_secret)
+        return self.send()
 
-    def write(self, *words: str | Path, secret: str | None = None) -> None:
+    def write(self, *words: str | Path, secret: str = "", revocation_secret: str = "") -> None:
         """`words` as PkiData.java has them."""
-        environment = {} if secret is None else {"CMC_SECRET": secret}
+        secrets = {"CMC_SECRET": secret, "REVOCATION_SECRET": revocation_secret}
+        environment = {name: value for name, value in secrets.items() if value}
         java(self._classes, "PkiData", self.home / "request.der", *words, home=self.home, env=environment)
 
     def send(self, login: str = "") -> Reply:
@@ -263,3 +264,33 @@ def test_a_key_that_signs_for_itself_needs_a_password_over_http(cmc: Cmc, home: 
     reply = cmc.send(f"-u {LABEL}:{cmc.est.password(LABEL)}")
     assert (reply.status, reply.verdicts) == (200, ["success 2"]), reply.lines
     assert cmc.leaves(name)
+
+
+def test_who_has_the_secret_revokes_what_was_issued_on_it(cmc: Cmc, home: Path) -> None:
+    # RFC 5272 §6.11: "sharedSecret"
+    name = request(home, "device")
+    secret = cmc.est.made("secret", "--identification", "revoker", label=LABEL)
+    cmc.ask("--identification", "revoker", "--tcr", "device", "--by", "device", secret=secret)
+    leaf = cmc.leaves(name)[name]
+    guessed = cmc.ask("--transaction", "10", "--revoke-by-secret", leaf, revocation_secret=f"{secret}x")
+    signed_by_us(guessed)
+    assert guessed.verdicts[0].startswith("failed"), guessed.lines
+    right = cmc.ask("--transaction", "11", "--revoke-by-secret", leaf, revocation_secret=secret)
+    signed_by_us(right)
+    assert (right.status, right.verdicts) == (200, ["success 2"]), right.lines
+
+
+def test_an_agent_gets_the_newest_crl(cmc: Cmc, home: Path) -> None:
+    name = request(home, "device")
+    cmc.ask("--tcr", "device", "--agent", "agent")
+    reply = cmc.ask("--getCRL", cmc.leaves(name)[name], "--agent", "agent")
+    assert (reply.status, reply.values("crls")) == (200, ["1"]), reply.lines
+
+
+def test_one_request_that_policy_refuses_does_not_cost_the_others(cmc: Cmc, home: Path) -> None:
+    name = request(home, "device")
+    make_csr(home, "weak", cn="weak", names=["weak.example.com"], key=("rsa:1024",))
+    reply = cmc.ask("--transaction", "12", "--tcr", "weak", "--tcr", "device", "--agent", "agent")
+    signed_by_us(reply)
+    assert [verdict.split()[:2] for verdict in sorted(reply.verdicts)] == [["failed", "2"], ["success", "3"]], reply.lines
+    assert set(cmc.leaves(name)) == {name}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from interop.bouncycastle import java, java_refused, needs_bouncycastle
+from interop.bouncycastle import java, java_command, java_refused, needs_bouncycastle
 from interop.est import EstSite
-from interop.support import P256, RSA, make_csr, openssl, pem_certificates, verify
+from interop.support import P256, RSA, make_csr, openssl, pem_certificates, running, verify, within_a_minute
 
 pytestmark = needs_bouncycastle()
 
@@ -35,6 +38,14 @@ class Bouncy:
     def refused(self, operation: str, *options: str | Path, label: str = "default", password: str | None = None) -> str:
         words = self._words(operation, label, (*options, *(("--user", label) if password else ())))
         return java_refused(self._classes, "Est", *words, home=self.home, env={"EST_PASSWORD": password or ""})
+
+    @contextmanager
+    def asking(self, operation: str, *options: str | Path, label: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Started, and not waited for."""
+        words = self._words(operation, label, (*options, "--user", label))
+        command = java_command(self._classes, "Est", *words)
+        with running(command, home=self.home, env=self._environment(label, login=True)) as process:
+            yield process
 
     def enrol(self, name: str, *, label: str = "default", key: tuple[str, ...] = P256) -> Path:
         csr, leaf = make_csr(self.home, "device", cn=name, names=[name], key=key), self.home / "device.crt"
@@ -114,3 +125,14 @@ def test_it_reads_the_attributes_that_a_label_asks_for(bouncy: Bouncy) -> None:
     oids = bouncy.ask("csrattrs", label="oids").split()
     assert oids
     assert all(re.fullmatch(r"[0-9.]+", oid) for oid in oids)
+
+
+def test_it_asks_again_until_somebody_has_approved(est: EstSite, bouncy: Bouncy, home: Path) -> None:
+    csr, leaf = make_csr(home, "device", cn="bouncy-waits", names=[]), home / "device.crt"
+    with bouncy.asking("enroll", "--csr", csr, "--out", leaf, label="approved") as client:
+        within_a_minute("the request waits", lambda: est.is_waiting("bouncy-waits"))
+        assert client.poll() is None
+        est.approve("bouncy-waits")
+        assert client.wait(timeout=60) == 0
+    assert "pending" in (home / "java.log").read_text()
+    verify(est.hold(leaf, home=home), purpose="sslclient")

@@ -1,12 +1,25 @@
 """strongSwan's `pki` (Debian strongswan-pki) as an EST client."""
 
-import time
 from pathlib import Path
 
 import pytest
 
 from interop.est import EstSite
-from interop.support import P256, RSA, Site, hold, make_csr, needs, openssl, pem_certificates, refused, run, running, verify
+from interop.support import (
+    P256,
+    RSA,
+    Site,
+    hold,
+    make_csr,
+    needs,
+    openssl,
+    pem_certificates,
+    refused,
+    run,
+    running,
+    verify,
+    within_a_minute,
+)
 
 pytestmark = needs("pki", package="strongswan-pki, libstrongswan-extra-plugins")
 
@@ -90,9 +103,7 @@ def test_it_polls_until_somebody_has_approved(est: EstSite, home: Path) -> None:
     make_csr(home, "device", cn="swan-waits", names=[])
     proof = by_password(est, "waiting", role="waiting")
     with running([*est_command(est, "device", *proof, "--interval", "1", "--maxpolltime", "60")], home=home) as polling:
-        deadline = time.monotonic() + 60
-        while not est.is_waiting("swan-waits"):
-            assert time.monotonic() < deadline
+        within_a_minute("the request waits", lambda: est.is_waiting("swan-waits"))
         assert polling.poll() is None, "it waits"
         est.approve("swan-waits")
         assert polling.wait(timeout=60) == 0

@@ -19,6 +19,7 @@ import org.bouncycastle.asn1.cmc.CMCObjectIdentifiers;
 import org.bouncycastle.asn1.cmc.CertificationRequest;
 import org.bouncycastle.asn1.cmc.DecryptedPOP;
 import org.bouncycastle.asn1.cmc.EncryptedPOP;
+import org.bouncycastle.asn1.cmc.GetCRL;
 import org.bouncycastle.asn1.cmc.GetCert;
 import org.bouncycastle.asn1.cmc.IdentityProofV2;
 import org.bouncycastle.asn1.cmc.OtherMsg;
@@ -56,7 +57,8 @@ import org.bouncycastle.pkcs.PKCS10CertificationRequestBuilder;
  * request gets the next body part. STEM is a request of openssl's: STEM.csr, whose names and extensions are asked for, and STEM.key.
  *
  * <p>--tcr STEM, --crm STEM, --crm-silent STEM (no proof of possession); --transaction N, --nonce HEX, --recipient HEX,
- * --identification TEXT, --regInfo TEXT, --revoke CERT, --getCert CERT, --query HEX, --pop RESPONSE,STEM; --unknown OID.
+ * --identification TEXT, --regInfo TEXT, --revoke CERT,
+ * --revoke-by-secret CERT (REVOCATION_SECRET), --getCert CERT, --getCRL CERT (its issuer's), --query HEX, --pop RESPONSE,STEM; --unknown OID.
  * With CMC_SECRET: identityProofV2, and popLinkWitnessV2 in every request. Signed as --agent STEM (STEM.pem and STEM.key), or
  * by the key of the request --by STEM, or, with no word of either, not at all.
  */
@@ -94,7 +96,11 @@ public final class PkiData {
             case "regInfo" ->
                 control(CMCObjectIdentifiers.id_cmc_regInfo, new DEROctetString(value.getBytes(StandardCharsets.UTF_8)));
             case "query" -> control(CMCObjectIdentifiers.id_cmc_queryPending, octets(value));
-            case "revoke" -> control(CMCObjectIdentifiers.id_cmc_revokeRequest, revocation(Tools.certificate(value)));
+            case "revoke" -> control(CMCObjectIdentifiers.id_cmc_revokeRequest, revocation(Tools.certificate(value), null));
+            case "revoke-by-secret" -> control(CMCObjectIdentifiers.id_cmc_revokeRequest,
+                revocation(Tools.certificate(value), new DEROctetString(System.getenv("REVOCATION_SECRET").getBytes(StandardCharsets.UTF_8))));
+            case "getCRL" -> control(CMCObjectIdentifiers.id_cmc_getCRL,
+                new GetCRL(Tools.certificate(value).getIssuer(), null, null, null));
             case "getCert" -> control(CMCObjectIdentifiers.id_cmc_getCert, wanted(Tools.certificate(value)));
             case "unknown" -> control(new ASN1ObjectIdentifier(value), new DERUTF8String("what is this?"));
             case "pop" -> answerPop(value.split(",")[0], value.split(",")[1]);
@@ -111,9 +117,9 @@ public final class PkiData {
 
     static DEROctetString octets(String hex) { return new DEROctetString(org.bouncycastle.util.encoders.Hex.decode(hex)); }
 
-    private static RevokeRequest revocation(X509CertificateHolder certificate) {
+    private static RevokeRequest revocation(X509CertificateHolder certificate, DEROctetString secret) {
         return new RevokeRequest(certificate.getIssuer(), new ASN1Integer(certificate.getSerialNumber()),
-            CRLReason.lookup(CRLReason.keyCompromise), null, null, null);
+            CRLReason.lookup(CRLReason.keyCompromise), null, secret, null);
     }
 
     private static GetCert wanted(X509CertificateHolder certificate) {
