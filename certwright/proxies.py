@@ -158,7 +158,7 @@ def forwarded_chain(proxy: Proxy, headers: CIMultiDictProxy[str]) -> tuple[bytes
     for der in chain:
         try:
             x509.load_der_x509_certificate(der)
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             raise BadForwarding(f"{proxy.header} holds no X.509 certificate") from None
     return chain
 

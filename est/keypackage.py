@@ -5,7 +5,8 @@ Law of this file: who asks for encryption gets it, or nothing. What they offer (
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -29,6 +30,7 @@ from pki.cms.keyencryption import (
 from pki.cms.signed import sign
 from pki.cms.types import CIPHERS, RSA_ENCRYPTION, SIGNED_DATA, Algorithm, Cipher, Digest, read_certificate
 from pki.csr import Csr, load_public_key
+from pki.path import PathError, load
 from pki.reasons import Reason, Rejection
 from policy.keys import CURVES, check_public_key
 
@@ -148,7 +150,7 @@ def seal_to_shared_key(wish: ToSharedKey, key: bytes) -> Seal:
 
 def seal_to_certificate(wish: ToHeldKey, certificates: Collection[bytes]) -> Seal:
     """To the key of that one of these (DER) that has the identifier. Raises Rejection: BAD_CSR, BAD_PUBLIC_KEY."""
-    certificate = next((one for one in map(_loaded, certificates) if _identifier(one) == wish.key_identifier), None)
+    certificate = next((one for one in _loaded(certificates) if _identifier(one) == wish.key_identifier), None)
     if certificate is None:
         raise _refused(
             "this server knows no key of that identifier",
@@ -171,21 +173,17 @@ def seal_to_certificate(wish: ToHeldKey, certificates: Collection[bytes]) -> Sea
     return Seal(info, _cipher(wish.offers))
 
 
-def _loaded(certificate: bytes) -> x509.Certificate | None:
-    try:
-        return x509.load_der_x509_certificate(certificate)
-    except ValueError:
-        return None
+def _loaded(certificates: Iterable[bytes]) -> Iterator[x509.Certificate]:
+    """Those that can be read: nobody may have looked at them, where a password says who asks."""
+    for certificate in certificates:
+        with contextlib.suppress(PathError):
+            yield load(certificate)
 
 
-def _identifier(certificate: x509.Certificate | None) -> bytes | None:
+def _identifier(certificate: x509.Certificate) -> bytes | None:
     try:
-        return (
-            None
-            if certificate is None
-            else certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-        )
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
         return None
 
 

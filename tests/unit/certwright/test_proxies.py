@@ -38,6 +38,7 @@ CA = ThrowAwayCa()
 SPKI = CA.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 LEAF = CA.leaf(SPKI, (), "device").public_bytes(Encoding.DER)
 OTHER = CA.leaf(SPKI, (), "other").public_bytes(Encoding.DER)
+FUTURE = LEAF.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x04", 1)  # a certificate in all but its version, 5
 
 PROXY, SECOND_PROXY, CLIENT = "10.0.0.5", "10.0.1.77", "203.0.113.9"
 HEADER = {
@@ -139,7 +140,9 @@ def test_only_the_configured_spelling_counts(spelling: Spelling, other: Spelling
 
 @pytest.mark.parametrize("spelling", Spelling)
 @pytest.mark.parametrize(
-    "der", [b"", b"0", b"\x30\x00", LEAF[:-1], LEAF + b"\0"], ids=["empty", "text", "nothing", "cut", "more"]
+    "der",
+    [b"", b"0", b"\x30\x00", LEAF[:-1], LEAF + b"\0", FUTURE],
+    ids=["empty", "text", "nothing", "cut", "more", "version 5"],
 )
 def test_what_is_no_certificate_is_refused(spelling: Spelling, der: bytes) -> None:
     if spelling is Spelling.HAPROXY and not der:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
@@ -198,6 +199,28 @@ def test_certificates_that_are_none_are_nobodys(junk: bytes) -> None:
     assert isinstance(wish, ToHeldKey)
     with pytest.raises(Rejection, match="knows no key"):
         seal_to_certificate(wish, [junk])
+
+
+def test_certificates_that_cannot_be_read_are_nobodys() -> None:
+    # TLS, or a proxy that verifies nothing (nginx: optional_no_ca), has seen only that the client has the key.
+    key = ec.generate_private_key(ec.SECP256R1())
+    good = holder_certificate(key)
+    name, now = good.subject, datetime.now(UTC)
+    strange = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+        .add_extension(x509.SubjectKeyIdentifier(identifier_of(good)), critical=False)
+        .add_extension(
+            x509.UnrecognizedExtension(x509.OID_SUBJECT_ALTERNATIVE_NAME, b"\x30\x02\xa3\x00"), critical=False
+        )  # x400Address
+        .sign(key, hashes.SHA256())
+    )
+    future = good.public_bytes(Encoding.DER).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x04", 1)  # version 5
+    wish = wish_of(*to_held_key(identifier_of(good), offer(ECDH_SHA256, sequence(oid(AES256_WRAP)))))
+    assert isinstance(wish, ToHeldKey)
+    assert seal_to_certificate(wish, [good.public_bytes(Encoding.DER)])
+    for certificate in (strange.public_bytes(Encoding.DER), future):
+        with pytest.raises(Rejection, match="knows no key"):
+            seal_to_certificate(wish, [certificate])
 
 
 @given(offers=st.lists(st.builds(offer, st.sampled_from(OIDS), st.sampled_from(PARAMETERS)), max_size=5))
