@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pki import der
+from pki.certificate import PublicKey
 from pki.cms.envelope import enveloped
+from pki.cms.errors import CmsError
 from pki.cms.fields import oid, sequence
 from pki.cms.keyencryption import (
     AGREEMENTS,
@@ -156,12 +158,11 @@ def seal_to_certificate(wish: ToHeldKey, certificates: Collection[bytes]) -> Sea
             "this server knows no key of that identifier",
             "name the subject key identifier of the certificate that you present in the TLS handshake",
         )
-    key = load_public_key(read_certificate(certificate.public_bytes(Encoding.DER)).spki)
-    match key:
-        case rsa.RSAPublicKey() if _may(certificate, "key_encipherment"):
+    match _key(certificate):
+        case rsa.RSAPublicKey() as key if _may(certificate, "key_encipherment"):
             check_public_key(key)
             info = by_rsa(key, key_identifier=wish.key_identifier, oaep=_transport(wish.offers))
-        case ec.EllipticCurvePublicKey() if _may(certificate, "key_agreement") and key.curve.name in CURVES:
+        case ec.EllipticCurvePublicKey() as key if _may(certificate, "key_agreement") and key.curve.name in CURVES:
             digest, wrap = _agreement(wish.offers)
             info = by_agreement(key, key_identifier=wish.key_identifier, digest=digest, wrap=wrap)
         case _:
@@ -185,6 +186,13 @@ def _identifier(certificate: x509.Certificate) -> bytes | None:
         return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     except x509.ExtensionNotFound:
         return None
+
+
+def _key(certificate: x509.Certificate) -> PublicKey:
+    try:
+        return load_public_key(read_certificate(certificate.public_bytes(Encoding.DER)).spki)
+    except CmsError as error:
+        raise _refused("that certificate has more in it than is read here", "present a smaller one") from error
 
 
 def _may(certificate: x509.Certificate, usage: str) -> bool:

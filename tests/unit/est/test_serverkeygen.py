@@ -17,6 +17,7 @@ from est.keymaker import RSA_SIZES, KeyMaker, request_for
 from est.keypackage import ToHeldKey, ToSharedKey, read_wish, seal_to_certificate, seal_to_shared_key
 from est.wire import multipart_mixed
 from pki.certificate import PublicKey
+from pki.cms.ber import MAX_ELEMENTS
 from pki.cms.fields import null, octet_string, oid, sequence
 from pki.cms.keyencryption import oaep_parameters
 from pki.cms.types import CIPHERS, Digest
@@ -221,6 +222,30 @@ def test_certificates_that_cannot_be_read_are_nobodys() -> None:
     for certificate in (strange.public_bytes(Encoding.DER), future):
         with pytest.raises(Rejection, match="knows no key"):
             seal_to_certificate(wish, [certificate])
+
+
+def test_a_certificate_of_thousands_of_extensions_is_refused() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    good = holder_certificate(key)
+    now = datetime.now(UTC)
+    extensions: list[x509.Extension[x509.ExtensionType]] = [
+        x509.Extension(one, False, x509.UnrecognizedExtension(one, b""))
+        for one in map(x509.ObjectIdentifier, (f"1.2.{arc}" for arc in range(MAX_ELEMENTS)))
+    ]
+    builder = x509.CertificateBuilder(
+        good.subject,
+        good.subject,
+        key.public_key(),
+        1,
+        now,
+        now + timedelta(days=1),
+        [good.extensions.get_extension_for_class(x509.SubjectKeyIdentifier), *extensions],
+    )
+    crowded = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    wish = wish_of(*to_held_key(identifier_of(good), offer(ECDH_SHA256, sequence(oid(AES256_WRAP)))))
+    assert isinstance(wish, ToHeldKey)
+    with pytest.raises(Rejection, match="more in it than is read"):
+        seal_to_certificate(wish, [crowded])
 
 
 @given(offers=st.lists(st.builds(offer, st.sampled_from(OIDS), st.sampled_from(PARAMETERS)), max_size=5))
