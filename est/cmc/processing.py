@@ -29,10 +29,9 @@ from est.renewal import WantedNames
 from issuance.request import Issued, Pending, Rejected
 from pki.clock import Clock
 from pki.cms.types import Digest
-from pki.reasons import Rejection, Unavailable
+from pki.reasons import Rejection
 
 _WEAK = frozenset({Digest.MD5, Digest.SHA1})
-_LATER = "the server cannot issue now; send the same message again later"
 
 
 @dataclass(slots=True)
@@ -202,19 +201,15 @@ class Processor:
             turn.report.say(Status.PARTIAL, text="some of it waits for an approval", pend_info=pend_info)
 
     async def _submit(self, turn: _Turn, one: _Wanted, body_part: int) -> None:
+        """An outage ends the whole message (Unavailable): who sends it again gets what was issued before, and the rest."""
         report = turn.report
-        try:
-            outcome = await self._enroller.submit(
-                turn.exchange.endpoint,
-                turn.authority.caller,
-                one.found.csr,
-                names=one.names,
-                idempotency_key=one.idempotency_key,
-            )
-        except Unavailable as outage:
-            # What was issued before is in the answer, and the same message gets the rest.
-            report.refuse(Later(_LATER, status=503, retry_after=outage.retry_after), body_part)
-            return
+        outcome = await self._enroller.submit(
+            turn.exchange.endpoint,
+            turn.authority.caller,
+            one.found.csr,
+            names=one.names,
+            idempotency_key=one.idempotency_key,
+        )
         match outcome:
             case Issued(certificate):
                 report.certificates.append(certificate.der)

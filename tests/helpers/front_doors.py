@@ -441,10 +441,13 @@ class Doors:
         return self.mtls.send("POST", path, base64.b64encode(csr), sent)
 
     def pki_data(self, wanted: Wanted, *, by: PrivateKey | None = None, signs_for: PrivateKey | None = None) -> bytes:
-        """A CMC message with this request, signed with its key, or with the key of somebody else; or `signs_for` it."""
+        """A CMC message with this request in a transaction of its own, for the same message is the same request. Signed with its
+        key, or with the key of somebody else; or `signs_for` it.
+        """
         key = by or wanted.key()
         signer = cmc.SignerOf(key, self._signer(key), signs_for=signs_for)
-        return cmc.signed(cmc.pki_data(requests=[cmc.tcr(1, wanted.csr())]), signer)
+        transaction = cmc.control(2, cmc.TRANSACTION_ID, scep.integer(int.from_bytes(os.urandom(8), "big")))
+        return cmc.signed(cmc.pki_data([transaction], [cmc.tcr(1, wanted.csr())]), signer)
 
     def full_cmc(self, message: bytes, user: tuple[str, str] | None, *, label: str = "", **headers: str) -> Reply:
         sent = {"Content-Type": "application/pkcs7-mime; smime-type=CMC-request", **headers}

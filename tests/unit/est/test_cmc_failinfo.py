@@ -36,7 +36,7 @@ SAID = {
     FailInfo.BAD_IDENTITY: "test_est_cmc: who is nobody here",
     FailInfo.POP_REQUIRED: "test_est_cmc: no link",
     FailInfo.POP_FAILED: "test_est_cmc_messages: raVerified by a device",
-    FailInfo.TRY_LATER: "test_est_cmc_controls: an outage in the middle of a batch",
+    FailInfo.TRY_LATER: "test_est_cmc: who guesses secrets is made to wait",
 }
 NEVER_SAID = {
     FailInfo.MUST_ARCHIVE_KEYS: "no private key is archived here",
