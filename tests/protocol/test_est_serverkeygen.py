@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import secrets
 import shutil
 import ssl
 import subprocess
@@ -69,7 +68,7 @@ from tests.helpers.profiles import CLIENT_AUTH, SERVER_AUTH, device, profile
 URL = "/.well-known/est/serverkeygen"
 AUTH = {"Authorization": "Basic " + base64.b64encode(b"estuser:estpwd").decode(), "Content-Type": "application/pkcs10"}
 KEY_ID = b"line-7"
-SMALL, LARGE = secrets.token_bytes(16), secrets.token_bytes(32)
+SMALL, LARGE = bytes(range(16)), bytes(range(32))  # they stand in the names of tests, which must not change from run to run
 Client = TestClient[web.Request, web.Application]
 
 PROFILES = Profiles(
