@@ -138,7 +138,7 @@ async def _body(request: web.Request) -> bytes:
             body += chunk
             if len(body) > MAX_BODY:
                 raise malformed(f"the request is longer than {MAX_BODY} octets", status=413)
-    except (web.RequestPayloadError, web.HTTPBadRequest) as error:
+    except (web.RequestPayloadError, web.HTTPBadRequest, ConnectionResetError) as error:
         raise malformed("the request body did not arrive whole") from error
     return bytes(body)
 

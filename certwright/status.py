@@ -140,10 +140,13 @@ class StatusPages:
         """The Content-Type is not looked at: what is no OCSP request is seen soon enough."""
         issuer = self._issuer(request)
         data = bytearray()
-        async for chunk in request.content.iter_chunked(MAX_REQUEST):
-            data += chunk
-            if len(data) > MAX_REQUEST:
-                break
+        try:
+            async for chunk in request.content.iter_chunked(MAX_REQUEST):
+                data += chunk
+                if len(data) > MAX_REQUEST:
+                    break
+        except (web.RequestPayloadError, ConnectionResetError):  # the client is gone, or its body is not what its headers say
+            return self._ocsp_refusal(issuer, OcspError.MALFORMED_REQUEST)
         return await self._ocsp_answer(issuer, bytes(data), cacheable=False)
 
     async def _ocsp_answer(self, issuer: Issuer, data: bytes, *, cacheable: bool) -> web.Response:

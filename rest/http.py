@@ -200,8 +200,6 @@ def _edge(methods: Mapping[str, Handler]) -> Handler:
                 problems.UNAVAILABLE, slug="unavailable", detail="a part of this server is away; try again"
             )
             return _problem(request, 503, members, {"Retry-After": str(outage.retry_after)})
-        except web.RequestPayloadError:
-            return _refused(request, Rejection(Reason.MALFORMED, "the body did not arrive as its headers say; send it again"))
         except Exception:  # noqa: BLE001  # the outermost edge: no text of ours leaves with a bug
             _LOG.exception("request %s failed", request.get("request_id", ""))
             members = problems.render(problems.INTERNAL, slug="internal", detail="Internal error occurred")
@@ -226,12 +224,15 @@ def _owner(principal: Principal) -> str | None:
 
 
 async def _body(request: web.Request) -> bytes:
-    """At most MAX_BODY octets, whatever the headers promise. Raises HttpRefusal(413)."""
+    """At most MAX_BODY octets, whatever the headers promise. Raises HttpRefusal(413), Rejection(MALFORMED)."""
     body = bytearray()
-    async for chunk in request.content.iter_chunked(64 * 1024):
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise problems.HttpRefusal(413, "too-large", "Too large", f"a body has at most {MAX_BODY} octets here")
+    try:
+        async for chunk in request.content.iter_chunked(64 * 1024):
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise problems.HttpRefusal(413, "too-large", "Too large", f"a body has at most {MAX_BODY} octets here")
+    except (web.RequestPayloadError, ConnectionResetError):  # the client is gone, or its body is not what its headers say
+        raise Rejection(Reason.MALFORMED, "the body did not arrive as its headers say; send it again") from None
     return bytes(body)
 
 

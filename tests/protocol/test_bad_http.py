@@ -239,3 +239,29 @@ def test_a_protocol_is_not_served_by_another_ones_listener(site: Site) -> None:
     assert site.doors.http.send("POST", "/api/v1/certificates", b"{}").status == 404
     cleartext = site.doors.http.send("POST", "/.well-known/est/simpleenroll", base64.b64encode(Wanted().csr()))
     assert cleartext.status == 403
+
+
+@pytest.mark.parametrize(
+    ("listener", "path", "content_type"),
+    [
+        (Listener.HTTPS, "/acme/default/new-account", "application/jose+json"),
+        (Listener.HTTPS, "/api/v1/certificates", "application/json"),
+        (Listener.HTTPS, "/scep?operation=PKIOperation", "application/x-pki-message"),
+        (Listener.MTLS, "/.well-known/est/simpleenroll", "application/pkcs10"),
+        (Listener.HTTP, "/ocsp/issuing", "application/ocsp-request"),
+    ],
+    ids=["ACME", "REST", "SCEP", "EST", "OCSP"],
+)
+def test_who_goes_away_in_the_middle_of_a_body_is_no_failure_of_ours(
+    site: Site, listener: Listener, path: str, content_type: str
+) -> None:
+    """`unharmed` looks into the log: it was an outage of the client's, and has a 4xx there."""
+    before = len(site.server.log_lines())
+    user, password = site.server.environment["CERTWRIGHT_EST_USER"], site.server.environment["CERTWRIGHT_EST_PASSWORD"]
+    login = f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+    if listener is Listener.HTTPS:
+        login = f"Bearer {site.server.environment['CERTWRIGHT_API_KEY']}"
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nAuthorization: {login}\r\nContent-Type: {content_type}\r\nContent-Length: 500\r\n\r\n"
+    with site.wires[listener].socket() as connection:
+        connection.sendall(head.encode() + b"MIIB")
+    site.server.wait_until(lambda: len(site.server.log_lines()) > before, "the line about its request")
