@@ -65,7 +65,7 @@ class Repository:
         """
         endpoint = exchange.endpoint
         try:
-            if wanted.passphrase is not None:
+            if wanted.passphrase is not None and not (authority is not None and authority.is_agent):
                 record, principal = await self._by_secret(exchange, wanted, wanted.passphrase)
             else:
                 record, principal = await self._by_authority(endpoint, wanted, authority)

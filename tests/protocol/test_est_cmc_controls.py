@@ -183,6 +183,12 @@ async def test_who_has_lost_the_key_revokes_by_the_shared_secret(world: CmcWorld
     assert await is_revoked(world, certificate)
 
 
+async def test_an_agent_that_hands_on_a_secret_needs_none(world: CmcWorld) -> None:
+    holder = await world.holder()
+    await world.send(signed(pki_data([revoke(holder.named, secret=b"whatever the device said")]), world.agent()), status=200)
+    assert await is_revoked(world, holder.named)
+
+
 async def test_a_wrong_secret_revokes_nothing_and_tells_nothing_of_what_exists(world: CmcWorld) -> None:
     mine, others = await enrolled_by_secret(world, ec_key("device key")), (await world.holder()).named
     said = set()
