@@ -20,9 +20,9 @@ from certwright.failures import DONE
 from issuance.approval_requests import ApprovalRequest, State
 from issuance.approvals import Approvals, Verdict, no_such_request
 from issuance.plan import Names, planned, validity
-from pki.certificate import PublicKey, pem
+from pki.certificate import PublicKey
 from pki.clock import Micros, SystemClock, rfc3339, to_micros
-from pki.csr import load_public_key, parse_csr
+from pki.csr import load_public_key
 from pki.identifiers import Identifier, parse_dns, parse_ip
 from pki.reasons import Rejection
 from policy.principal import COMMAND_LINE
@@ -125,17 +125,7 @@ def _details(config: Config, found: ApprovalRequest, now: Micros) -> dict[str, o
         "decided_by": found.decided_by or None,
         "comment": found.comment or None,
         **_certificate(config, found, key, now),
-        "csr": _request(found.csr),
     }
-
-
-def _request(der: bytes) -> str:
-    """In PEM, as openssl reads it, if it is of the kind that openssl reads."""
-    try:
-        parse_csr(der, legacy_digests=("sha1", "md5"))  # it was taken when it came
-    except Rejection:
-        return pem(der, "CERTIFICATE REQUEST MESSAGE")
-    return pem(der, "CERTIFICATE REQUEST")
 
 
 def _certificate(config: Config, found: ApprovalRequest, key: PublicKey, now: Micros) -> dict[str, object]:

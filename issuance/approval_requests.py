@@ -3,7 +3,8 @@
 Law of this file: an approval is given to a digest, and one approval makes one certificate. The digest binds everything of a request
 that reaches the certificate, and who asks where: the public key, the names, the profile and its version, the validity wanted, the
 principal, channel and endpoint. It does not bind the octets of the CSR: nothing of them but the key is ever used, and a client that
-links its request to its TLS connection (RFC 7030 §3.5) signs another one for every attempt.
+links its request to its TLS connection (RFC 7030 §3.5) signs another one for every attempt. Nor are they kept: secrets come in them
+(SCEP's challengePassword, CRMF's regToken and authenticator), and in attributes that nobody here knows.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ SOONEST, LATEST = timedelta(seconds=30), timedelta(hours=1)  # of Retry-After
 
 _COLUMNS = (
     "id, digest, live, state, principal, roles, source_address, channel, endpoint, profile, profile_version, policy, names, not_before, "
-    "not_after, spki_sha256, server_key, spki, csr, requested_at, expires_at, answers_until, decided_at, decided_by, comment, issuance_id"
+    "not_after, spki_sha256, server_key, spki, requested_at, expires_at, answers_until, decided_at, decided_by, comment, issuance_id"
 )
 INSERT_SQL = f"""
 INSERT INTO approval_request ({_COLUMNS})
-VALUES ($1, $2, 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 0, NULL, '', '', NULL)
+VALUES ($1, $2, 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, 0, NULL, '', '', NULL)
 """  # noqa: S608  # constants only
 LIVE_SQL = f"SELECT {_COLUMNS} FROM approval_request WHERE digest = $1 AND live = 1"  # noqa: S608  # constants only
 # Whose it has to be is part of the question; '' is anybody's.
@@ -122,7 +123,6 @@ class ApprovalRequest:
     spki_sha256: str
     server_key: bool  # the certificate's key will be another, made by the server
     spki: bytes = field(repr=False)  # DER, of the requester's key
-    csr: bytes = field(repr=False)  # DER: PKCS#10 (RFC 2986), or CRMF (RFC 4211) as CMC has it
     requested_at: Micros
     expires_at: Micros
     answers_until: Micros
@@ -227,7 +227,6 @@ def new_request(
         spki_sha256=csr.spki_sha256,
         server_key=request.asked_with is not None,
         spki=csr.spki,
-        csr=csr.der,
         requested_at=now,
         expires_at=expires_at,
         answers_until=Micros(0),
@@ -259,7 +258,6 @@ def insert_step(made: ApprovalRequest) -> Step:
             made.spki_sha256,
             int(made.server_key),
             made.spki,
-            made.csr,
             made.requested_at,
             made.expires_at,
         ),
@@ -286,7 +284,6 @@ def approval_request(row: Row) -> ApprovalRequest:
         spki_sha256=row["spki_sha256"],
         server_key=bool(row["server_key"]),
         spki=bytes(row["spki"]),
-        csr=bytes(row["csr"]),
         requested_at=row["requested_at"],
         expires_at=row["expires_at"],
         answers_until=row["answers_until"],

@@ -157,7 +157,13 @@ class Pipeline:
         if row["request_sha256"] != digest(request):
             raise Rejection(Reason.CONFLICT, "this idempotency key was used before for another request")
         found = await self._ledger.of_issuance(row["id"])
-        return Pending(row["id"], retry_after=2) if found is None else Issued(found.certificate)
+        if found is None:
+            return Pending(row["id"], retry_after=2)
+        if found.revoked_at is not None:
+            raise _of_no_use("it was revoked")
+        if found.certificate.not_after < self._clock.micros():
+            raise _of_no_use("it has expired")
+        return Issued(found.certificate)
 
     def _decide(self, request: IssuanceRequest, profile: Profile, names: Names, now: Micros) -> Decision:
         """2: policy, default deny."""
@@ -359,6 +365,15 @@ def _check_assembled(der: bytes, intent: ledger.Intent, issuer: Issuer) -> None:
     certificate = x509.load_der_x509_certificate(der)
     if certificate.tbs_certificate_bytes != intent.tbs or certificate.issuer != issuer.certificate.subject:
         raise AssertionError("the assembled certificate is not the prepared one")
+
+
+def _of_no_use(why: str) -> Rejection:
+    """The same request gets the same certificate, and never another one: a replay would, too."""
+    return Rejection(
+        Reason.CONFLICT,
+        f"this request got its certificate before, and {why}",
+        suggestions=["make a new request: with a new key, or under another transaction or idempotency key"],
+    )
 
 
 def _interrupted() -> Rejection:

@@ -85,7 +85,7 @@ def _paths() -> Document:
                 "name": "Idempotency-Key",
                 "in": "header",
                 "schema": {"type": "string", "maxLength": 128},
-                "description": "The same key and the same request give the same certificate.",
+                "description": "The same key and the same request give the same certificate, and a conflict once that is revoked or expired.",
             },
         ],
         body={

@@ -18,8 +18,7 @@ CREATE TABLE approval_request (
     not_after        BIGINT,                 -- wanted
     spki_sha256      TEXT NOT NULL,          -- of the requester's key
     server_key       BIGINT NOT NULL,        -- 1: the certificate's key is made by the server
-    spki             BYTES NOT NULL,         -- that key
-    csr              BYTES NOT NULL,         -- the first that was sent (PKCS#10 or CRMF), for whoever decides to see
+    spki             BYTES NOT NULL,         -- that key; the rest of the request is not kept, for there may be secrets in it
     requested_at     BIGINT NOT NULL,
     expires_at       BIGINT NOT NULL,        -- pending: decided before that; approved: used before that
     answers_until    BIGINT NOT NULL,        -- denied and issued: the same request gets the same answer until then; else 0

@@ -156,7 +156,7 @@ async def test_an_approver_sees_what_was_asked_and_by_whom(issuing: Issuing, clo
     assert (one.principal, one.roles, one.source_address) == ("api-key:k1", PROGRAM.roles, "192.0.2.7")
     assert (one.channel, one.endpoint, one.policy) == ("rest", "default", "careful")
     assert (one.profile, one.profile_version) == ("tls-server", issuing.rules.profiles.get("tls-server").version)
-    assert (one.spki, one.csr) == (request.csr.spki, request.csr.der)
+    assert (one.spki, one.spki_sha256) == (request.csr.spki, request.csr.spki_sha256)
     assert one.expires_at == after(clock.micros(), WEEK)
     (created,) = await issuing.rows("SELECT principal, subject, detail FROM audit WHERE event = 'request.created'")
     assert (created["principal"], created["subject"]) == ("api-key:k1", f"request:{waits.id}")
@@ -220,7 +220,7 @@ async def test_requests_that_stand_for_long_keep_none_from_ending(issuing: Issui
         await issuing.database.write(
             Step(
                 "INSERT INTO approval_request SELECT CAST($1 AS TEXT), CAST($1 AS TEXT), 1, 'denied', principal, roles, source_address, channel,"
-                " endpoint, profile, profile_version, policy, names, not_before, not_after, spki_sha256, server_key, spki, csr, requested_at,"
+                " endpoint, profile, profile_version, policy, names, not_before, not_after, spki_sha256, server_key, spki, requested_at,"
                 " 0, CAST($2 AS BIGINT), decided_at, decided_by, comment, issuance_id FROM approval_request WHERE id = $3",
                 (f"denied-{number}", stands, row.id),
             )

@@ -53,7 +53,7 @@ FILL = (
     (
         "INSERT INTO approval_request SELECT 'r' || n, 'd' || n, 1, CASE WHEN n % 40 = 7 THEN 'pending' ELSE 'issued' END, "
         "CASE WHEN n % 40 = 7 THEN 'est-user:p' || n ELSE 'est-user:big' END, '[]', '', 'est', 'default', 'p', 'v', 'careful', '[]', NULL, "
-        f"NULL, 'k', 0, '\\x30', '\\x30', n, {LATER}, {LATER}, NULL, '', '', 'u' || n FROM generate_series(1, {ORDERS}) AS n"
+        f"NULL, 'k', 0, '\\x30', n, {LATER}, {LATER}, NULL, '', '', 'u' || n FROM generate_series(1, {ORDERS}) AS n"
     ),
 )
 

@@ -7,7 +7,6 @@ import os
 import pwd
 import re
 import shutil
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -125,12 +124,6 @@ def test_that_the_server_makes_the_key_is_said(config: Path) -> None:
     found = shown(config, waiting(config, asked_with=asked))
     assert found["key"] == "made by the server"
     assert found["key_sha256"] == asked.spki_sha256
-
-
-def test_what_is_no_pkcs10_is_shown_as_what_it_is(config: Path) -> None:
-    asked = parse_csr(make_csr("a.example.com"))
-    crmf = replace(asked, der=b"\x30\x03\x02\x01\x07")
-    assert "CERTIFICATE REQUEST MESSAGE" in shown(config, waiting(config, csr=crmf))["csr"]
 
 
 @pytest.mark.parametrize(
