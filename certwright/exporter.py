@@ -1,7 +1,8 @@
 """What the `ssl` module does not offer and a listener with client certificates needs: keying material of a connection (RFC 5705,
-for the channel binding of RFC 9266), and an end to TLS 1.2 sessions on the server's side.
+for the channel binding of RFC 9266), an end to TLS 1.2 sessions on the server's side, and no opinion on what a client's certificate
+was made for.
 
-Both are functions of the libssl that the interpreter has loaded already, and take its pointer for the connection, `SSL *`. That
+All are functions of the libssl that the interpreter has loaded already, and take its pointer for the connection, `SSL *`. That
 pointer is in the object behind `ssl.SSLObject`; where, no interface says. Law of this file: nothing is called with a pointer that
 OpenSSL has not named itself. While a connection of ours is made, OpenSSL tells a callback (`CRYPTO_EX_new`) which `SSL *` it is
 making; the place is where that very value stands in the object, whose size is known, so nothing is read beyond it. An
@@ -25,16 +26,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 §2, as the two below
 CONTEXT = b""
 LENGTH = 32  # octets
 
-# openssl/crypto.h, openssl/ssl.h
+# openssl/crypto.h, openssl/ssl.h, openssl/x509v3.h, openssl/x509_vfy.h
 _CRYPTO_EX_INDEX_SSL = 0
 _SSL_CTRL_SET_SESS_CACHE_MODE = 44
 _SSL_SESS_CACHE_OFF = 0
+_X509_PURPOSE_ANY = 7
+_NO_CHECK_TIME = 0x200000
 
 # int CRYPTO_EX_new(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
 _EX_NEW = ctypes.CFUNCTYPE(
@@ -68,10 +71,23 @@ class TlsInternals:
 
     def keep_no_sessions(self, context: ssl.SSLContext) -> None:
         """No later connection resumes a TLS 1.2 session from this context's memory."""
-        pointer = self._pointer(context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True))
-        if pointer is not None:
-            inside = self._library.SSL_get_SSL_CTX(pointer)
+        inside = self._inside(context)
+        if inside is not None:
             self._library.SSL_CTX_ctrl(inside, _SSL_CTRL_SET_SESS_CACHE_MODE, _SSL_SESS_CACHE_OFF, None)
+
+    def take_every_purpose(self, context: ssl.SSLContext) -> None:
+        """Extended key usage, and the digitalSignature of a client, are no longer looked at in the handshake: whoever asks for a
+        certificate does it, and can say so. Signatures, CAs and path lengths still are.
+        """
+        inside = self._inside(context)
+        if inside is not None:
+            self._library.SSL_CTX_set_purpose(inside, _X509_PURPOSE_ANY)
+
+    def _inside(self, context: ssl.SSLContext) -> int | None:
+        """`SSL_CTX *`, by way of a connection that OpenSSL made of it."""
+        pointer = self._pointer(context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True))
+        found: int | None = None if pointer is None else self._library.SSL_get_SSL_CTX(pointer)
+        return found
 
     def _pointer(self, tls: ssl.SSLObject) -> int | None:
         inner = getattr(tls, "_sslobj", None)
@@ -113,6 +129,8 @@ def _library() -> ctypes.CDLL:
     library.SSL_get_SSL_CTX.argtypes = [ctypes.c_void_p]
     library.SSL_CTX_ctrl.restype = ctypes.c_long
     library.SSL_CTX_ctrl.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]
+    library.SSL_CTX_set_purpose.restype = ctypes.c_int
+    library.SSL_CTX_set_purpose.argtypes = [ctypes.c_void_p, ctypes.c_int]
     return library
 
 
@@ -151,9 +169,12 @@ def _places(context: ssl.SSLContext, named: list[int]) -> tuple[type[object], se
 
 
 def _test(found: TlsInternals) -> None:
-    """Both ends agree; another connection has another value; there is none where there must be none. Raises NotAvailable."""
+    """Both ends agree; another connection has another value; there is none where there must be none; and a client may show a
+    certificate for servers. Raises NotAvailable.
+    """
     with tempfile.TemporaryDirectory(prefix="certwright-") as directory:
         server, client = _contexts(Path(directory))
+    found.take_every_purpose(server)
     _expect(found.channel_binding(_wrap(server, client)[0]) is None, "a connection without a handshake has keys")
     one, other = (_shaken(_wrap(server, client)) for _ in range(2))
     values = [found.channel_binding(end) for end in (*one, *other)]
@@ -199,6 +220,7 @@ def _contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(start)
         .not_valid_after(start + timedelta(days=1))
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, hashes.SHA256())
     )
     file = directory / "self-test.pem"
@@ -207,7 +229,11 @@ def _contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     )
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(file)
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.verify_flags |= _NO_CHECK_TIME
+    server.load_verify_locations(file)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_mode = ssl.CERT_NONE
+    client.load_cert_chain(file)
     return server, client

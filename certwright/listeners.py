@@ -151,6 +151,8 @@ def client_certificate_context(
     context.num_tickets = 0
     if internals is not None:
         internals.keep_no_sessions(context)
+        # What a certificate is made for is looked at with the label (pki.path), which can say what is wrong; a handshake cannot.
+        internals.take_every_purpose(context)
     return context
 
 

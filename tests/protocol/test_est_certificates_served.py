@@ -86,8 +86,17 @@ async def _users(server: Server) -> None:
 class Client:
     """One that shows `chain` (DER, leaf first) and has its key, in a connection of its own."""
 
-    def __init__(self, server: Server, folder: Path, chain: list[bytes], key: ec.EllipticCurvePrivateKey | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        folder: Path,
+        chain: list[bytes],
+        key: ec.EllipticCurvePrivateKey | None = None,
+        *,
+        version: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
+    ) -> None:
         context = ssl.create_default_context(cafile=str(server.ca_file))
+        context.maximum_version = version
         if chain:
             file = folder / "client.pem"
             private = (key or ec_key("leaf")).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -147,7 +156,6 @@ def test_what_each_label_makes_of_what_tls_let_pass(server: Server, tmp_path: Pa
     [
         pytest.param([STRANGER.leaf("device-1", **DATES)], id="of a CA that no label trusts"),
         pytest.param([LINE.leaf("serial-1", **DATES)], id="without the CA between it and the anchor"),
-        pytest.param([MAKER.leaf("serial-1", purposes(SERVER_AUTH), **DATES)], id="for servers only"),
         pytest.param([Authority("Maker", **DATES).leaf("serial-1", **DATES)], id="of a CA that has the anchor's name"),
     ],
 )
@@ -158,6 +166,21 @@ def test_some_certificates_end_the_handshake_and_we_never_hear_of_them(
         Client(server, tmp_path, chain).post("simpleenroll", make_request(subject=subject("d"), names=None), label="makers")
     reply = Client(server, tmp_path, []).post("simpleenroll", _plain("d"), label="makers")
     assert (reply.status, b"no client certificate came" in reply.body) == (403, True)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_what_a_certificate_is_made_for_is_judged_by_us_and_not_by_tls(
+    server: Server, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    for_servers = [MAKER.leaf("serial-1", purposes(SERVER_AUTH), **DATES)]
+    reply = Client(server, tmp_path, for_servers, version=version).post("simpleenroll", _plain("d"), label="makers")
+    assert (reply.status, b"its extended key usage has no clientAuth" in reply.body) == (403, True)
+    # RFC 6402 §2.10 has id-kp-cmcRA for whoever acts as a registration authority, and says nothing of clientAuth beside it.
+    agent = [REGISTRARS.leaf("office", purposes(CMC_RA), **DATES)]
+    certificate(Client(server, tmp_path, agent, version=version).post("simpleenroll", _plain("d"), label="office"))
+    for label in ("makers", "default"):
+        reply = Client(server, tmp_path, agent, version=version).post("simplereenroll", _plain("d"), label=label)
+        assert reply.status == 403, label
 
 
 def _plain(common_name: str) -> bytes:

@@ -302,18 +302,24 @@ def test_an_expired_certificate_passes_tls_and_no_further(server: Server, maker:
     assert "expired" in text
 
 
-@pytest.mark.parametrize("what", ["another maker's", "for TLS servers only"])
-def test_what_can_lead_nowhere_fails_the_handshake(server: Server, maker: Maker, tmp_path: Path, what: str) -> None:
-    # OpenSSL: unable to get local issuer certificate (20); unsuitable certificate purpose (26). In TLS 1.3 a client learns it
-    # from the first octets that it reads.
-    other = Maker().device(tmp_path) if what == "another maker's" else None
-    device = other or maker.device(tmp_path, purpose=ExtendedKeyUsageOID.SERVER_AUTH)
-    client = Client(server, ssl.TLSVersion.TLSv1_3, device)
+def test_what_can_lead_nowhere_fails_the_handshake(server: Server, tmp_path: Path) -> None:
+    # OpenSSL: unable to get local issuer certificate (20). In TLS 1.3 a client learns it from the first octets that it reads.
+    client = Client(server, ssl.TLSVersion.TLSv1_3, Maker().device(tmp_path))
     try:
         with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
             client.post(None, path="/.well-known/est/off/simpleenroll")
     finally:
         client.close()
+
+
+def test_what_was_made_for_servers_passes_tls_and_no_further(server: Server, maker: Maker, tmp_path: Path) -> None:
+    client = Client(server, ssl.TLSVersion.TLSv1_3, maker.device(tmp_path, purpose=ExtendedKeyUsageOID.SERVER_AUTH))
+    try:
+        status, text = client.post(None, path="/.well-known/est/off/simpleenroll")
+    finally:
+        client.close()
+    assert status == 403
+    assert "its extended key usage has no clientAuth" in text
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])

@@ -10,12 +10,14 @@ import ssl
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from OpenSSL import SSL
 
-from certwright import doctor, exporter
+from certwright import doctor, exporter, listeners
 from certwright.config import Config, parse
 from certwright.exporter import LABEL, LENGTH, NotAvailable, TlsInternals, find_internals
 from est.connection import BindingType, Connections
+from tests.helpers.authorities import CMC_RA, SERVER_AUTH, Authority, constraints, ec_key, purposes, usage
 from tests.helpers.issuance_simulator import ThrowAwayCa
 
 
@@ -39,8 +41,13 @@ def client_context(*, tls12: bool) -> SSL.Context:
 class Pair:
     """One connection in memory: our `ssl` serves, pyOpenSSL is the client."""
 
-    def __init__(self, server: ssl.SSLContext, *, tls12: bool = False, resumes: Pair | None = None) -> None:
+    def __init__(
+        self, server: ssl.SSLContext, *, tls12: bool = False, resumes: Pair | None = None, shows: bytes | None = None
+    ) -> None:
         self.context: SSL.Context = client_context(tls12=tls12) if resumes is None else resumes.context
+        if shows is not None:
+            self.context.use_certificate(x509.load_der_x509_certificate(shows))
+            self.context.use_privatekey(ec_key("leaf"))
         self.client = SSL.Connection(self.context, None)
         self.client.set_connect_state()
         session = None if resumes is None else resumes.client.get_session()
@@ -129,6 +136,33 @@ def test_without_tickets_and_memory_no_session_is_resumed(internals: TlsInternal
     assert not Pair(server, tls12=tls12, resumes=Pair(server, tls12=tls12)).server.session_reused
 
 
+@pytest.mark.parametrize("purpose", [SERVER_AUTH, CMC_RA])
+@pytest.mark.parametrize("tls12", [True, False])
+def test_what_a_certificate_is_made_for_is_not_openssls_to_judge_any_more(
+    internals: TlsInternals, tmp_path: Path, purpose: str, tls12: bool
+) -> None:
+    maker = Authority("Maker")
+    leaf = maker.leaf("device-1", purposes(purpose))
+
+    def presented(context: ssl.SSLContext) -> bytes | None:
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.verify_flags |= listeners.NO_CHECK_TIME
+        context.load_verify_locations(cadata=maker.der)
+        return Pair(context, tls12=tls12, shows=leaf).server.getpeercert(binary_form=True)
+
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"purpose|certificate verify failed"):
+        presented(ThrowAwayCa().server_context(tmp_path))
+    context = ThrowAwayCa().server_context(tmp_path)
+    internals.take_every_purpose(context)
+    assert presented(context) == leaf
+    # All the rest is still to be right.
+    no_authority = Authority("device-2", maker, (constraints(ca=False), usage(digital_signature=True)))
+    context.load_verify_locations(cadata=no_authority.der)
+    for wrong in (Authority("Maker"), no_authority):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Pair(context, tls12=tls12, shows=wrong.leaf("device-1", purposes(purpose)))
+
+
 class Silent:
     """A libssl that never says what it makes."""
 
@@ -152,6 +186,15 @@ def test_an_end_that_disagrees_fails_the_self_test(internals: TlsInternals) -> N
 
     with pytest.raises(NotAvailable, match="disagree"):
         exporter._test(Wrong(internals._library, internals._kind, internals._offset, internals._keep))
+
+
+def test_a_library_that_goes_on_judging_purposes_fails_the_self_test(internals: TlsInternals) -> None:
+    class Strict(TlsInternals):
+        def take_every_purpose(self, context: ssl.SSLContext) -> None:
+            pass
+
+    with pytest.raises(ssl.SSLError):
+        exporter._test(Strict(internals._library, internals._kind, internals._offset, internals._keep))
 
 
 def with_linking(made: Path, word: str) -> Config:
