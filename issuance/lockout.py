@@ -60,6 +60,13 @@ class Attempt:
         return Bucket(f"failed/{self.endpoint}", address_key(self.address))
 
     @property
+    def counted_together(self) -> Bucket | None:
+        """The larger of the buckets that it may empty; None where nothing is counted."""
+        if self.limits.per_address is not None:
+            return self.by_address
+        return self.by_name if self.limits.per_name is not None else None
+
+    @property
     def locks(self) -> tuple[str, str, str, str]:
         """$1 to $4 of LOCKS."""
         if self.limits == NO_LIMITS:
@@ -112,13 +119,14 @@ class Lockouts:
 
     @contextlib.asynccontextmanager
     async def turn(self, attempt: Attempt) -> AsyncIterator[None]:
-        """One attempt at a time of one name from one address: else all that come at once would be looked at before the first
-        is counted. What it reads of the locks has to be read inside. Where names are not limited, nobody waits.
+        """One attempt at a time of whoever is counted together: else all that come at once would be looked at before the first
+        is counted, and a lock that opens for one would open for them all. What it reads of the locks has to be read inside. Each
+        worker has its own turns.
         """
-        if attempt.limits.per_name is None:
+        if attempt.counted_together is None:
             yield
             return
-        lock = self._turns.setdefault(attempt.by_name, asyncio.Lock())
+        lock = self._turns.setdefault(attempt.counted_together, asyncio.Lock())
         async with lock:
             yield
 

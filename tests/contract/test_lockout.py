@@ -152,6 +152,16 @@ async def test_of_fifty_guesses_at_once_no_more_than_the_limit_are_looked_at(doo
     assert said.count(Reason.RATE_LIMITED) == 40
 
 
+async def test_of_a_hundred_names_at_once_no_more_are_looked_at_than_the_address_may_try(door: Door) -> None:
+    # One password against all names: a lock that opens for one attempt would open for as many as come together.
+    said = await asyncio.gather(*(door.digest(f"user{n}", "Winter2026") for n in range(100)))
+    assert said.count(Reason.UNAUTHENTICATED) == 30
+    door.clock.advance(timedelta(seconds=30))
+    said = await asyncio.gather(*(door.digest(f"user{n}", "Winter2026") for n in range(100, 200)))
+    assert said.count(Reason.UNAUTHENTICATED) == 1
+    assert await door.digest("b", "bpassword", address=THERE) is None
+
+
 async def test_a_tokens_failures_are_counted_by_its_public_part(door: Door) -> None:
     tokens = [f"cwe_{'ab' * 8}_{n:043}" for n in range(11)]
     assert [await door.token(token) for token in tokens] == [Reason.UNAUTHENTICATED] * 10 + [Reason.RATE_LIMITED]
