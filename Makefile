@@ -28,7 +28,7 @@ lint: $(VENV)/.installed-test ## ruff, mypy --strict, import-linter, hadolint
 unit: $(VENV)/.installed-test ## the tests without the real clients
 	$(PYTEST) $(PARALLEL) tests $(ARGS) </dev/null
 
-interop: system-packages $(VENV)/.installed-test ## real clients only: certbot, lego, strongSwan, scepclient, certmonger, curl ...
+interop: system-packages $(VENV)/.installed-test ## real clients only: certbot, lego, strongSwan, BouncyCastle, scepclient, certmonger, curl ...
 	$(PYTEST) interop $(ARGS) </dev/null
 
 bench: $(VENV)/.installed-test ## load and cost per certificate, on SQLite and PostgreSQL (ARGS="--help")
