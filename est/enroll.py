@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol, assert_never
 
 from aiohttp import web
@@ -24,6 +25,8 @@ class Enrolment(Protocol):
     """What EST needs of `issuance.service.Issuance`."""
 
     async def submit(self, request: IssuanceRequest) -> Outcome: ...
+
+    async def foresee(self, request: IssuanceRequest) -> Pending | Rejected | None: ...
 
 
 class Enroller:
@@ -65,23 +68,12 @@ class Enroller:
         """Every certificate of EST and CMC is asked for here; `names` are the request's own unless a renewal says otherwise.
         `asked_with` is the client's request, where `csr` is for a key that was made here.
         """
-        wanted = names or names_of(csr)
-        return await self._issuance.submit(
-            IssuanceRequest(
-                channel=Channel.EST,
-                endpoint=endpoint.label,
-                principal=caller.principal,
-                evidence=(caller.evidence,),
-                profile=caller.profile or endpoint.profile,
-                csr=csr,
-                identifiers=wanted.identifiers,
-                common_name=wanted.common_name,
-                idempotency_key=idempotency_key,
-                require_approval=endpoint.require_approval,
-                asked_with=asked_with,
-                charges=charges(endpoint, caller.principal),
-            )
-        )
+        request = _request(endpoint, caller, csr, names or names_of(csr))
+        return await self._issuance.submit(replace(request, idempotency_key=idempotency_key, asked_with=asked_with))
+
+    async def foresee(self, endpoint: EstEndpoint, caller: Caller, asked: Csr) -> Pending | Rejected | None:
+        """What is known already of a request for a key that is made here: None, and there is reason to make one."""
+        return await self._issuance.foresee(replace(_request(endpoint, caller, asked, names_of(asked)), asked_with=asked))
 
     async def _answer(self, exchange: Exchange, caller: Caller, csr: Csr, names: WantedNames | None = None) -> web.Response:
         outcome = await self.submit(exchange.endpoint, caller, csr, names=names)
@@ -95,6 +87,21 @@ class Enroller:
                 raise rejection
             case _:
                 assert_never(outcome)
+
+
+def _request(endpoint: EstEndpoint, caller: Caller, csr: Csr, names: WantedNames) -> IssuanceRequest:
+    return IssuanceRequest(
+        channel=Channel.EST,
+        endpoint=endpoint.label,
+        principal=caller.principal,
+        evidence=(caller.evidence,),
+        profile=caller.profile or endpoint.profile,
+        csr=csr,
+        identifiers=names.identifiers,
+        common_name=names.common_name,
+        require_approval=endpoint.require_approval,
+        charges=charges(endpoint, caller.principal),
+    )
 
 
 async def read_csr(exchange: Exchange, caller: Caller, *, parse: Callable[[bytes], Csr] = parse_csr) -> Csr:

@@ -87,18 +87,14 @@ class KeyGeneration:
         asked = await read_csr(exchange, caller, parse=parse_unproved_csr)
         self._check_profile(caller.profile or exchange.endpoint.profile)
         sealing = await self._sealing(exchange, caller, asked)
+        if (foreseen := await self._enroller.foresee(exchange.endpoint, caller, asked)) is not None:
+            return _nothing(foreseen)
         key = await self._maker.like(asked.public_key)
         part = await self._part(key, sealing)
         outcome = await self._enroller.submit(exchange.endpoint, caller, request_for(asked, key), asked_with=asked)
-        match outcome:
-            case Issued(certificate):
-                return self._response(exchange, part, certificate.der)
-            case Pending(_, seconds):
-                return pending(seconds)
-            case Rejected(rejection):
-                raise rejection
-            case _:
-                assert_never(outcome)
+        if isinstance(outcome, Issued):
+            return self._response(exchange, part, outcome.certificate.der)
+        return _nothing(outcome)
 
     def _check_profile(self, name: str) -> None:
         """The label's own profile was looked at with the configuration; a caller may have another."""
@@ -157,6 +153,16 @@ class KeyGeneration:
         return web.Response(
             body=body, headers={"Content-Type": f"multipart/mixed; boundary={boundary}", "Cache-Control": "no-store"}
         )
+
+
+def _nothing(outcome: Pending | Rejected) -> web.Response:
+    match outcome:
+        case Pending(_, seconds):
+            return pending(seconds)
+        case Rejected(rejection):
+            raise rejection
+        case _:
+            assert_never(outcome)
 
 
 def _unknown_key() -> Rejection:

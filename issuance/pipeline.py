@@ -135,6 +135,20 @@ class Pipeline:
         signature = await self._sign(prepared, issuer)  # 9
         return await self._record(prepared.intent, issuer, signature)  # 10
 
+    async def foresee(self, request: IssuanceRequest) -> Pending | None:
+        """Why `issue` would make no certificate of this, as far as steps 1 to 5 and the limits tell: for whoever has costly work to do
+        before. None promises nothing. The key does not count. Raises as `issue`.
+        """
+        profile, _ = self._look_up(request)
+        names, now = wanted_names(request, profile), self._clock.micros()
+        decision = self._decide(request, profile, names, now)
+        check_evidence(request, names, profile, owned=await self._owned(request), now=now)
+        if (limited := await buckets.refusal(self._database, request.charges, now)) is not None:
+            raise limited
+        await check_caa(self._caa, request, names, profile, self._clock)  # nobody is asked to approve what cannot be issued
+        approval = await self._approvals.clear(request, decision, names, profile)
+        return approval if isinstance(approval, Pending) else None
+
     # ------------------------------------------------------------------ before anything is written
 
     def _look_up(self, request: IssuanceRequest) -> tuple[Profile, Issuer]:

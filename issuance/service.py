@@ -65,8 +65,25 @@ class Issuance:
         except Rejection as rejection:
             await self._record_refusal(request, rejection)
             outcome = Rejected(rejection)
-        self._observer.outcome(profile=self._known(request.profile), channel=request.channel.value, result=_result(outcome))
+        self._count(request, outcome)
         return outcome
+
+    async def foresee(self, request: IssuanceRequest) -> Pending | Rejected | None:
+        """Before costly work for a request: what `submit` would say, if that is known to be no certificate. It is counted and recorded
+        as said. None promises nothing. Raises Unavailable.
+        """
+        outcome: Pending | Rejected | None
+        try:
+            outcome = await self._pipeline.foresee(request)
+        except Rejection as rejection:
+            await self._record_refusal(request, rejection)
+            outcome = Rejected(rejection)
+        if outcome is not None:
+            self._count(request, outcome)
+        return outcome
+
+    def _count(self, request: IssuanceRequest, outcome: Outcome) -> None:
+        self._observer.outcome(profile=self._known(request.profile), channel=request.channel.value, result=_result(outcome))
 
     def _known(self, profile: str) -> str:
         try:

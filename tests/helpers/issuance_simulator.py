@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from issuance.credentials import Credential, CredentialKind
 from issuance.lockout import NO_LIMITS, FailureLimits
 from issuance.renewal import RenewalRecord, Window
-from issuance.request import IssuanceRequest, Issued, IssuedCertificate, Outcome
+from issuance.request import IssuanceRequest, Issued, IssuedCertificate, Outcome, Pending, Rejected
 from issuance.service import CertificateRecord
 from pki.certificate import PublicKey
 from pki.clock import Micros
@@ -131,6 +131,7 @@ class SimulatedIssuance:
     ca: ThrowAwayCa = field(default_factory=ThrowAwayCa)
     requests: list[IssuanceRequest] = field(default_factory=list)
     script: list[Outcome | Exception] = field(default_factory=list)
+    foresight: list[Pending | Rejected] = field(default_factory=list)  # what the next ones are told before they are begun
     records: dict[str, CertificateRecord] = field(default_factory=dict)
     other_cas: list[ThrowAwayCa] = field(default_factory=list)  # at the ends of alternate chains
     revoked_by: dict[str, str] = field(default_factory=dict)  # by serial
@@ -151,6 +152,9 @@ class SimulatedIssuance:
         if request.idempotency_key is not None:
             self._by_key[request.idempotency_key] = issued
         return issued
+
+    async def foresee(self, _request: IssuanceRequest) -> Pending | Rejected | None:
+        return self.foresight.pop(0) if self.foresight else None
 
     def _issue(self, request: IssuanceRequest) -> IssuedCertificate:
         leaf = self.ca.leaf(request.csr.spki, request.identifiers, request.common_name)

@@ -22,8 +22,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from est.endpoint import Base64Wrap, EstEndpoint, RegistrationKey
 from est.http import routes
+from est.keymaker import KeyMaker
 from issuance.request import BasicPassword, Pending, Rejected
 from pki import der
+from pki.certificate import PublicKey
 from pki.cms.fields import null, octet_string, oid, sequence
 from pki.cms.keyencryption import oaep_parameters
 from pki.cms.types import Digest
@@ -80,6 +82,14 @@ PROFILES = Profiles(
 )
 
 
+class CountingMaker(KeyMaker):
+    made = 0
+
+    async def like(self, key: PublicKey) -> PrivateKey:
+        self.made += 1
+        return await super().like(key)
+
+
 class World:
     """An endpoint that makes keys, with people, key-encryption keys, and a registration authority."""
 
@@ -101,6 +111,7 @@ class World:
             server_keygen=True,
             registration_key=RegistrationKey("ra/est", self.registration.public_bytes(Encoding.DER)),
         )
+        self.maker = CountingMaker()
         self.held: tuple[x509.Certificate, PrivateKey] | None = None  # what the client presents in TLS
 
     def app(self, endpoint: EstEndpoint) -> web.Application:
@@ -112,6 +123,7 @@ class World:
             profiles=PROFILES,
             keys=self.keys,
             signer=self.signer,
+            maker=self.maker,
         )
         app.add_routes(routes(server))
         return app
@@ -307,6 +319,21 @@ async def test_what_waits_for_an_approval_keeps_no_key(world: World) -> None:
     waiting, granted = world.issuance.requests
     assert waiting.csr.spki != granted.csr.spki == spki_in(given.certificate)
     assert waiting.asked_with == granted.asked_with  # by which it is found again
+
+
+@pytest.mark.parametrize(
+    ("foreseen", "status"),
+    [(Rejected(Rejection(Reason.FORBIDDEN, "no policy grants that")), 403), (Pending("id", 7), 202)],
+    ids=["refused", "pending"],
+)
+async def test_whoever_gets_nothing_costs_no_key(world: World, foreseen: Pending | Rejected, status: int) -> None:
+    # A key of RSA takes up to a second of a core, and whoever is known may ask as often as they like.
+    world.issuance.foresight.append(foreseen)
+    found, _, body = await world.post(keygen_csr(like=rsa.generate_private_key(65537, 2048)))
+    assert (found, world.maker.made, world.issuance.requests) == (status, 0, [])
+    assert b"pkcs8" not in body
+    await world.key(keygen_csr())
+    assert world.maker.made == 1
 
 
 async def test_a_refusal_of_the_pipeline_says_its_reason_and_nothing_of_the_key(world: World) -> None:
