@@ -100,7 +100,7 @@ def _request(endpoint: EstEndpoint, caller: Caller, csr: Csr, names: WantedNames
         identifiers=names.identifiers,
         common_name=names.common_name,
         require_approval=endpoint.require_approval,
-        charges=charges(endpoint, caller.principal),
+        charges=charges(endpoint, caller),
     )
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+
+from est.caller import Caller
 from est.endpoint import EstEndpoint
+from est.renewal import identity
 from issuance.buckets import Bucket, Charge
+from issuance.request import CertificateRole
 from policy.limits import address_key
-from policy.principal import Principal
 
 
-def charges(endpoint: EstEndpoint, principal: Principal) -> tuple[Charge, ...]:
+def charges(endpoint: EstEndpoint, caller: Caller) -> tuple[Charge, ...]:
     """A renewal counts as an enrolment. An agent is one caller, whoever it speaks for."""
-    limits, address = endpoint.limits, address_key(principal.source_address)
+    limits, address = endpoint.limits, address_key(caller.principal.source_address)
     wanted = (
-        (limits.enrollments_per_caller, "caller", str(principal), "enrolments of this caller"),
+        (limits.enrollments_per_caller, "caller", _name(caller), "enrolments of this caller"),
         (limits.enrollments_per_address, "address", address, f"enrolments from {address}"),
     )
     return tuple(
@@ -20,3 +24,12 @@ def charges(endpoint: EstEndpoint, principal: Principal) -> tuple[Charge, ...]:
         for limit, kind, name, what in wanted
         if limit is not None
     )
+
+
+def _name(caller: Caller) -> str:
+    """Who renews a certificate is another principal with the next one, and the same caller: what has the same subject and names."""
+    if caller.certificate is None or caller.held is None or caller.held.role is not CertificateRole.PREVIOUS:
+        return str(caller.principal)
+    found = identity(caller.certificate)
+    names = found.subject + (found.alternative_names or b"")  # DER: where one ends is in it
+    return f"names:{hashlib.sha256(names).hexdigest()}"
