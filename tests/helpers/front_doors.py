@@ -534,7 +534,7 @@ def refusal(door: Door, reply: Reply) -> str:
         case Door.EST | Door.EST_KEYGEN | Door.EST_RENEWAL:
             assert reply.status >= 400, reply.body
             if reply.status == 401:
-                assert reply.headers["WWW-Authenticate"].startswith("Basic realm=")
+                assert reply.headers["WWW-Authenticate"].startswith(("Basic realm=", "Digest realm=", "Bearer realm="))
                 assert reply.body == b""
                 return "unauthenticated"
             assert reply.media_type == "text/plain"

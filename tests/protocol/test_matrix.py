@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from est.http import METHODS as EST_OPERATIONS
 from scep.message import MessageType
 from scep.wire import Operation
 from tests.helpers.front_doors import Door, pending, refusal
+from tests.helpers.wanted import Wanted
 from tests.protocol.matrix.accounts import ACCOUNTS
 from tests.protocol.matrix.cells import (
     Granted,
@@ -34,6 +36,7 @@ from tests.protocol.matrix.keys import KEYS
 from tests.protocol.matrix.names import GRANTED, NAMES, TERMS
 from tests.protocol.matrix.orders import ORDERS
 from tests.protocol.matrix.site import Site, opened
+from tests.protocol.matrix.speakers import EST_DOORS, SKIPPED, spoken
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,41 @@ def test_every_check_is_made_at_every_door(check: str, door: Door, site: Site, t
             raise AssertionError(cell.because)
 
 
+TRIED_OTHERWISE = [
+    (check, door, how)
+    for how, skipped in SKIPPED.items()
+    for check, door in TRIED
+    if door in EST_DOORS and (check, door) not in skipped
+]
+
+
+@pytest.fixture(scope="module")
+def ways(site: Site) -> Iterator[dict[str, Site]]:
+    ways = spoken(site)
+    yield ways
+    for way in ways.values():
+        way.doors.close()
+
+
+@pytest.mark.parametrize(
+    ("check", "door", "how"), [pytest.param(*each, id=f"{each[1].value} by {each[2]}: {each[0]}") for each in TRIED_OTHERWISE]
+)
+def test_whoever_asks_by_another_proof_meets_the_same_checks(
+    check: str, door: Door, how: str, ways: dict[str, Site], tmp_path: Path
+) -> None:
+    """EST's operations by Digest, token and client certificate: other ways to be somebody are other ways in."""
+    test_every_check_is_made_at_every_door(check, door, ways[how], tmp_path)
+
+
+@pytest.mark.parametrize("door", EST_DOORS)
+def test_a_token_past_its_time_opens_nothing(door: Door, ways: dict[str, Site], site: Site) -> None:
+    """The one secret of EST that has an end: "credentials past their time" is impossible by password."""
+    site.watch.begin()
+    reply = ways["bearer"].doors.ask(door, Wanted(), replace(site.own, est=("any", "expired-est")))
+    assert refusal(door, reply) == "unauthenticated"
+    site.watch.nothing_happened()
+
+
 def test_the_matrix_is_total_and_every_gap_has_its_reason() -> None:
     parts = (IDENTITY, KEYS, NAMES, TERMS, GRANTED, FORM, ORDERS, ACCOUNTS)
     assert len(MATRIX) == sum(map(len, parts)), "two checks of one name"
@@ -74,6 +112,10 @@ def test_the_matrix_is_total_and_every_gap_has_its_reason() -> None:
         assert all(cell.because for cell in row.values() if isinstance(cell, Impossible)), check
     for door in Door:
         assert isinstance(MATRIX["what everybody may have"][door], Granted), "without this one, every refusal proves nothing"
+    for how, skipped in SKIPPED.items():
+        assert set(skipped) <= set(TRIED), how
+        assert all(because for because in skipped.values()), how
+        assert not {check for check, _ in skipped} & {"what everybody may have"}, how
 
 
 # Everything that a client can reach and that takes a request, and which door it is; "" makes no certificate.

@@ -16,7 +16,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certwright.config import load
 from issuance.credentials import CredentialKind, Credentials
-from pki.clock import SystemClock, after
+from issuance.digests import Digests
+from issuance.lockout import Lockouts
+from issuance.sealed import SealedSecrets
+from pki.clock import Micros, SystemClock, after
+from pki.sealing import Sealer
 from storage.open import open_database
 from tests.helpers.front_doors import Account, Books, Door, Doors, Neighbourhood, Secrets, Watch
 from tests.helpers.server import Server, run
@@ -25,6 +29,7 @@ from tests.helpers.wanted import Wanted, pem_csr
 # Somebody whose credentials are right, but whom the policies do not grant what he asks for: at every door the same people.
 ORPHAN, MISFIT, BRIEF, GUARDED = "orphan", "misfit", "brief", "guarded"
 BOUND = "bound"  # an ACME endpoint where accounts need an operator's key
+OTHERWISE = {"digest": "by-digest", "bearer": "by-token"}  # the EST labels that take this and nothing else
 PEOPLE = {  # name -> (role, profile for ACME and REST, profile for EST and SCEP)
     ORPHAN: ("nobody", "tls-server", "device"),
     MISFIT: ("operator", "short-lived", "short-lived"),
@@ -62,11 +67,24 @@ endpoints:
       limits: {failures_per_user: 1000/1h, failures_per_address: 1000/1h}      # every row is somebody's failure
       client_certificates: {roles: [device]}
       agents: {anchors: [REGISTRARS], roles: [device]}
-    branch: {profile: device, authenticate: [basic, certificate], server_keygen: true, client_certificates: {roles: [device]}}
-    ORPHAN: {profile: device, authenticate: [certificate], agents: {anchors: [REGISTRARS], roles: [nobody]}}
-    MISFIT: {profile: short-lived, authenticate: [certificate], agents: {anchors: [REGISTRARS], roles: [operator]}}
-    BRIEF: {profile: device, authenticate: [certificate], agents: {anchors: [REGISTRARS], roles: [brief]}}
-    GUARDED: {profile: device, authenticate: [certificate], agents: {anchors: [REGISTRARS], roles: [guarded]}}
+    branch:
+      profile: device
+      authenticate: [basic, certificate]
+      server_keygen: true
+      full_cmc: true
+      registration_authority: est
+      client_certificates: {roles: [device]}
+    by-digest: {authenticate: [digest], FOR_DEVICES, limits: {failures_per_user: 1000/1h, failures_per_address: 1000/1h}}
+    by-token: {authenticate: [bearer], FOR_DEVICES, limits: {failures_per_user: 1000/1h, failures_per_address: 1000/1h}}
+    ORPHAN: {authenticate: [certificate], FOR_DEVICES, agents: {anchors: [REGISTRARS], roles: [nobody]}}
+    MISFIT:
+      profile: short-lived
+      authenticate: [certificate]
+      full_cmc: true
+      registration_authority: est
+      agents: {anchors: [REGISTRARS], roles: [operator]}
+    BRIEF: {authenticate: [certificate], FOR_DEVICES, agents: {anchors: [REGISTRARS], roles: [brief]}}
+    GUARDED: {authenticate: [certificate], FOR_DEVICES, agents: {anchors: [REGISTRARS], roles: [guarded]}}
   scep:
     default: {profile: device, registration_authority: scep}
     branch: {profile: device, registration_authority: scep}
@@ -80,7 +98,7 @@ endpoints:
 
 def narrow(text: str) -> str:
     """The configuration that `init` wrote, with policies that grant little, and no legacy algorithm anywhere."""
-    ours = POLICIES
+    ours = POLICIES.replace("FOR_DEVICES", "profile: device, server_keygen: true, full_cmc: true, registration_authority: est")
     for name in PEOPLE:
         ours = ours.replace(name.upper(), name)
     text = text.replace("  device:\n", "  device:\n    server_keygen: true\n", 1)
@@ -97,6 +115,7 @@ class Site:
     branch: Secrets  # right, at other endpoints
     ended: Secrets  # was right once
     expired_key: str
+    tokens: Mapping[str, str]  # of the EST label that takes them, by the password of the same person
     certificates: Mapping[str, Path]  # of no use for a renewal: "a program's", "revoked", "expired"
     accounts: dict[str, Account] = field(default_factory=dict)
 
@@ -107,6 +126,40 @@ class Site:
     @property
     def account(self) -> Account:
         return self.own.account
+
+
+async def provision_otherwise(server: Server) -> dict[str, str]:
+    """The same people for Digest, with the same passwords, and for tokens: password -> token."""
+    config, clock = load(server.config_file), SystemClock()
+    database = await open_database(config.database, migrate=False)
+    try:
+        these, lockouts = Credentials(database=database, clock=clock), Lockouts(database=database, clock=clock)
+        sealed = SealedSecrets(database=database, clock=clock, sealer=Sealer(config.sealing_keys))
+        digests = Digests(database=database, clock=clock, sealed=sealed, lockouts=lockouts)
+
+        async def give(user: str, password: str, role: str, profile: str) -> None:
+            label = OTHERWISE["digest"]
+            step = digests.step(endpoint=label, user=user, realm=config.est[label].realm, password=password)
+            await these.set_est_user(endpoint=label, user=user, password=password, roles=[role], profile=profile, digest=step)
+
+        async def token(role: str, profile: str, label: str = OTHERWISE["bearer"], expires_at: Micros | None = None) -> str:
+            return await these.create_est_token(endpoint=label, roles=[role], profile=profile, expires_at=expires_at)
+
+        given = server.environment
+        await give(given["CERTWRIGHT_EST_USER"], given["CERTWRIGHT_EST_PASSWORD"], "device", "device")
+        tokens = {given["CERTWRIGHT_EST_PASSWORD"]: await token("device", "device")}
+        for name, (role, _, profile) in PEOPLE.items():
+            await give(name, f"{name}-est", role, profile)
+            tokens[f"{name}-est"] = await token(role, profile)
+        for password in ("old-est", "new-est"):
+            await give("moved", password, "device", "device")
+        tokens["old-est"] = await token("device", "device")
+        await these.disable(CredentialKind.EST_TOKEN, tokens["old-est"].split("_")[1])
+        tokens["branch-est"] = await token("device", "device", label="branch")
+        tokens["expired-est"] = await token("device", "device", expires_at=after(clock.micros(), dt.timedelta(hours=-1)))
+        return tokens
+    finally:
+        await database.close()
 
 
 async def provision(server: Server) -> dict[str, str]:
@@ -167,7 +220,7 @@ def opened() -> Iterator[Site]:
             edit=partial(with_moved, around),
         )
         with server:
-            made = asyncio.run(provision(server))
+            made, tokens = asyncio.run(provision(server)), asyncio.run(provision_otherwise(server))
             doors = Doors(server, around)
             doors.secrets.account.register()
             own = doors.secrets
@@ -193,5 +246,5 @@ def opened() -> Iterator[Site]:
             ended = replace(
                 own, api_key=made["disabled"], est=("moved", "old-est"), challenge="old-scep", scep_endpoint="moved"
             )
-            yield Site(doors, Watch(Books(server)), people, branch, ended, made["expired"], _certificates(doors))
+            yield Site(doors, Watch(Books(server)), people, branch, ended, made["expired"], tokens, _certificates(doors))
             doors.close()
