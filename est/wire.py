@@ -1,7 +1,7 @@
 """What EST puts on the wire: base64 in both directions (RFC 7030 §4, RFC 8951 §3). Pure.
 
 Request bodies are read as clients send them (wrapped or not, armoured, or plain DER); the Content-Transfer-Encoding header of
-a request is ignored, as RFC 8951 §3.1 demands.
+a request is ignored, as RFC 8951 §3 demands.
 """
 
 from __future__ import annotations

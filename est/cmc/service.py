@@ -174,7 +174,7 @@ def _check_type(content_type: str) -> None:
 
 
 def _unwrap(body: bytes) -> bytes:
-    """DER from base64, wrapped or not, or armoured; or plain (RFC 8951 §3.1 ignores what the header says of it)."""
+    """DER from base64, wrapped or not, or armoured; or plain (RFC 8951 §3 ignores what the header says of it)."""
     if body.startswith(b"\x30"):
         return body
     armoured = _ARMOUR.search(body)

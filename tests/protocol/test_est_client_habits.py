@@ -292,7 +292,8 @@ def test_two_requests_may_follow_each_other_on_one_connection(est: Est) -> None:
 
 @pytest.mark.parametrize("said", [b"base64", b"binary", b"8bit"])
 def test_the_transfer_encoding_of_a_request_says_nothing(est: Est, said: bytes) -> None:
-    # RFC 8951 §3.1: "EST clients and servers MUST ignore any Content-Transfer-Encoding"
+    # RFC 8951 §3: "This format is to be used regardless of any Content-Transfer-Encoding header, and any value in such a header
+    # MUST be ignored."
     headers = b"Host: localhost\r\nContent-Type: application/pkcs10\r\nContent-Transfer-Encoding: %s\r\n" % said
     for body in (base64.b64encode(der_of(make_csr(common_name="bouncy"))), der_of(make_csr(common_name="bouncy"))):
         est.ask(post(headers=headers + est.basic(), length=len(body)), body).certificate()

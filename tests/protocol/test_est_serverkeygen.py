@@ -214,7 +214,7 @@ def p256() -> ec.EllipticCurvePrivateKey:
 async def test_the_key_comes_first_is_of_the_kind_of_the_requests_and_fits_the_certificate(
     world: World, like: PrivateKey
 ) -> None:
-    # §4.4.2: "multipart/mixed consisting of two parts: one part is the private key data and the other part is the certificate data"
+    # §4.4.2, of multipart/mixed: "consisting of two parts: one part is the private key data and the other part is the certificate data"
     given = await world.key(keygen_csr("router-7.example.com", like=like))
     assert spki_of(given.key) == spki_in(given.certificate)
     assert spki_of(given.key) != spki_of(like)

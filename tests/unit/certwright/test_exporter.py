@@ -115,7 +115,7 @@ def test_each_version_has_its_one_binding(internals: TlsInternals, server: ssl.S
 
 
 def test_tls_unique_of_tls_1_3_is_not_taken_though_python_has_it(server: ssl.SSLContext) -> None:
-    # RFC 8446 appendix C.5: "it is not defined for TLS 1.3"
+    # RFC 8446 appendix C.5: "the channel bindings described in [RFC5929] are not defined for TLS 1.3"
     pair = Pair(server)
     assert pair.server.get_channel_binding("tls-unique")
     assert Connections().binding(pair.server) is None

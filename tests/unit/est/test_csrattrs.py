@@ -111,7 +111,7 @@ def test_a_template_has_the_profiles_subject_with_values_and_the_common_name_to_
 
 
 def test_a_template_without_a_wish_about_the_subject_or_the_key_is_silent_about_them() -> None:
-    # RFC 9908 §3.4: "otherwise it MUST be absent", of both fields
+    # RFC 9908 §3.4, of the subject: "otherwise it MUST be absent"; of the key: "MUST be absent if the server places no requirements"
     made = template(asked(profile(), CsrAttributes.TEMPLATE))
     assert int(made["version"]) == 0
     assert not made["subject"].isValue
