@@ -85,10 +85,9 @@ class EstWorld:
         served = est_server(
             endpoints=self._endpoints,
             issuance=self.issuing.issuance,
-            credentials=self.credentials,
             profiles=Profiles(self.issuing.profiles),
             clock=self.issuing.clock,
-            **self._serving,
+            **{"credentials": self.credentials, **self._serving},
         )
         app.add_routes(routes(served))
         server = TestServer(app, scheme="https", host="localhost")

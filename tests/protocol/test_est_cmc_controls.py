@@ -312,6 +312,8 @@ async def test_an_answer_counts_for_its_request_its_sender_and_its_hour(world: C
     ):
         reply = await world.send(signed(pki_data([answer], requests), signer), status=400)
         assert reply.about(1).fail_info == fail_info
+    reply = await world.send(signed(pki_data([answer], [request]), world.agent()), label="other", status=400)
+    assert reply.about(1).fail_info == POP_FAILED, "it was made at another label"
     clock.advance(timedelta(hours=3))
     reply = await world.send(signed(pki_data([answer], [request]), world.agent()), status=400)
     assert reply.about(1).fail_info == BAD_TIME
