@@ -17,7 +17,7 @@ from pki import der
 from pki.certificate import PublicKey
 from pki.cms.envelope import enveloped
 from pki.cms.errors import CmsError
-from pki.cms.fields import oid, sequence
+from pki.cms.fields import CONTEXT_0, CONTEXT_1, null, oid, sequence, tlv
 from pki.cms.keyencryption import (
     AGREEMENTS,
     RSAES_OAEP,
@@ -30,7 +30,7 @@ from pki.cms.keyencryption import (
     oaep_parameters,
 )
 from pki.cms.signed import sign
-from pki.cms.types import CIPHERS, RSA_ENCRYPTION, SIGNED_DATA, Algorithm, Cipher, Digest, read_certificate
+from pki.cms.types import CIPHERS, DIGEST_OIDS, MGF1, RSA_ENCRYPTION, SIGNED_DATA, Algorithm, Cipher, Digest, read_certificate
 from pki.csr import Csr, load_public_key
 from pki.path import PathError, load
 from pki.reasons import Reason, Rejection
@@ -54,9 +54,21 @@ _OTHER_CIPHERS = frozenset(
 )
 _WRAPS: Mapping[bytes, int] = {identifier: octets for octets, identifier in WRAPS.items()}
 _AGREEMENTS: Mapping[bytes, Digest] = {identifier: digest for digest, identifier in AGREEMENTS.items()}
+
+
+def _oaep_spellings(digest: Digest) -> Iterator[bytes]:
+    """NULL may be missing (RFC 4055 §2.1), and RFC 3560 §5 prints the capabilities without [0] and [1]."""
+    for nothing in (null(), b""):
+        hash_algorithm = sequence(DIGEST_OIDS[digest], nothing)
+        mask = sequence(MGF1, hash_algorithm)
+        yield sequence(tlv(CONTEXT_0, hash_algorithm), tlv(CONTEXT_1, mask))
+        yield sequence(hash_algorithm, mask)
+
+
 _OAEP: Mapping[bytes, Digest] = {
     b"": Digest.SHA256,
-    **{oaep_parameters(digest): digest for digest in (Digest.SHA1, Digest.SHA256, Digest.SHA384, Digest.SHA512)},
+    oaep_parameters(Digest.SHA1): Digest.SHA1,
+    **{each: digest for digest in (Digest.SHA256, Digest.SHA384, Digest.SHA512) for each in _oaep_spellings(digest)},
 }
 
 Offers = tuple[Algorithm, ...]

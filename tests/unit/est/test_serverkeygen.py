@@ -265,6 +265,27 @@ def test_whatever_is_offered_there_is_a_way_that_was_offered_or_a_refusal(offers
         assert seal.cipher in named or not named
 
 
+SHA512_OAEP = "0609608648016503040203"  # the digest's identifier, in hexadecimal
+MGF1_OID = "06092a864886f70d010108"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        f"302f a00f300d{SHA512_OAEP}0500 a11c301a{MGF1_OID}300d{SHA512_OAEP}0500",
+        f"302b a00d300b{SHA512_OAEP} a11a3018{MGF1_OID}300b{SHA512_OAEP}",
+        f"302b 300d{SHA512_OAEP}0500 301a{MGF1_OID}300d{SHA512_OAEP}0500",
+    ],
+    ids=["as DER has it", "without NULL", "without tags"],
+)
+def test_oaep_is_known_in_the_spellings_that_there_are(parameters: str) -> None:
+    # RFC 4055 §2.1 has both forms of a digest without parameters accepted; RFC 3560 §5 prints the capabilities without [0] and [1].
+    wish = wish_of(*to_held_key(identifier_of(HELD[0]), sequence(oid(RSAES_OAEP), bytes.fromhex(parameters))))
+    assert isinstance(wish, ToHeldKey)
+    info = seal_to_certificate(wish, [HELD[0].public_bytes(Encoding.DER)]).recipient_info(bytes(32))
+    assert sequence(oid(RSAES_OAEP), oaep_parameters(Digest.SHA512)) in info
+
+
 def test_a_certificate_whose_key_nobody_here_can_use_is_refused() -> None:
     key = ed448.Ed448PrivateKey.generate()
     name = x509.Name([])
