@@ -5,7 +5,7 @@ ours (256 random bits) is compared by SHA-256; anything else runs scrypt once, f
 so a disabled, expired or changed credential ends at once, on every node; the cache only spares a repeated scrypt.
 
 Guessing at EST is counted and locked out (issuance/lockout.py). What else slows it is scrypt's price and the few that run at a
-time; only so many wait for their turn, and more than those are told to come again.
+time; only so many of each kind wait for their turn, and more than those are told to come again.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class _Successes:
 
 
 class Credentials:
-    """`random_bytes` gives keys, salts and this process's cache key; `queue` is how many may be at scrypt or wait for it."""
+    """`random_bytes` gives keys, salts and this process's cache key; `queue` is how many of a kind may be at scrypt or wait for it."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class Credentials:
         self._lockouts = lockouts or Lockouts(database=database, clock=clock)
         self._successes = _Successes(random_bytes(32))
         self._scrypt_slots = asyncio.Semaphore(_SCRYPT_AT_A_TIME)
-        self._places = queue
+        self._places = dict.fromkeys(CredentialKind, queue)
 
     # ------------------------------------------------------------------ checks
 
@@ -213,23 +213,23 @@ class Credentials:
             raise AssertionError("a query that always has one row had none")
         attempt.check(row, now)
         stored = None if row["id"] is None else str(row["secret"])
-        if not await self._matches(stored, presented) or stored is None:
+        if not await self._matches(kind, stored, presented) or stored is None:
             raise refusal(kind)
         return credential(row)
 
-    async def _matches(self, stored: str | None, presented: str) -> bool:
+    async def _matches(self, kind: CredentialKind, stored: str | None, presented: str) -> bool:
         if _is_generated(presented):
             return _matches_sha256(stored or _NO_HASH, presented)
         if stored is not None and self._successes.has(stored, presented):
             return True
-        if self._places == 0:
+        if self._places[kind] == 0:
             raise Unavailable("password checks: too many at once", retry_after=2)
-        self._places -= 1
+        self._places[kind] -= 1
         try:
             async with self._scrypt_slots:
                 same = await asyncio.to_thread(_matches_scrypt, stored or _NO_SCRYPT, presented)
         finally:
-            self._places += 1
+            self._places[kind] += 1
         if same and stored is not None:
             self._successes.add(stored, presented)
         return same

@@ -60,3 +60,18 @@ async def test_who_guesses_faster_than_scrypt_is_sent_away_and_holds_up_nobody_w
     outcomes = await asyncio.gather(*map(guess, range(30)))
     assert set(outcomes) == {Rejection, Unavailable}
     assert await guess(30) is Rejection  # the places are free again
+
+
+async def test_who_guesses_at_one_kind_of_secret_takes_no_place_of_another(database: Database, clock: FakeClock) -> None:
+    """SCEP is served to anybody, without a limit of failures: its guesses must not keep EST's users out."""
+    credentials = Credentials(database=database, clock=clock, queue=5)
+    await credentials.set_est_user(endpoint="default", user="router", password="correct horse", roles=["device"], profile="")
+    guesses = [
+        asyncio.create_task(credentials.check_scep_challenge(endpoint="default", challenge=f"guess {number}"))
+        for number in range(30)
+    ]
+    await asyncio.wait(guesses, return_when=asyncio.FIRST_COMPLETED)  # sent away: there are no places left
+    found = await credentials.check_est_user(endpoint="default", user="router", password="correct horse")
+    assert found.id == "default/router"
+    outcomes = await asyncio.gather(*guesses, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {Rejection, Unavailable}
