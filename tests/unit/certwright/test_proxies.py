@@ -399,6 +399,8 @@ def test_the_file_says_who_and_how(read: Callable[[str], Config]) -> None:
         ("proxies: [{addresses: [], client_certificate: nginx}]", "at least 1 item"),
         ('proxies: [{addresses: ["0.0.0.0/0"], client_certificate: nginx}]', "everybody"),
         ('proxies: [{addresses: ["::/0"], client_certificate: nginx}]', "everybody"),
+        ('proxies: [{addresses: ["::ffff:10.0.0.5"], client_certificate: nginx}]', "write it as 10.0.0.5/32"),
+        ('proxies: [{addresses: ["::ffff:10.0.1.0/120"], client_certificate: nginx}]', "write it as 10.0.1.0/24"),
         (
             'proxies: [{addresses: ["proxy.example.com"], client_certificate: nginx}]',
             "does not appear to be an IPv4 or IPv6 network",
@@ -411,7 +413,7 @@ def test_the_file_says_who_and_how(read: Callable[[str], Config]) -> None:
         ),
     ],
 )
-def test_what_would_let_in_too_many_is_refused(read: Callable[[str], Config], more: str, says: str) -> None:
+def test_what_would_let_in_too_many_or_nobody_is_refused(read: Callable[[str], Config], more: str, says: str) -> None:
     with pytest.raises(ConfigError) as refused:
         read(more)
     assert says in str(refused.value)
