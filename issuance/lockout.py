@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from issuance.buckets import Bucket, again, count, said
 from issuance.names import prepared
 from pki.clock import Clock, Micros
-from pki.reasons import Reason, Rejection
+from pki.reasons import Reason, Rejection, Unavailable
 from policy.limits import Limit, address_key, terms, wait
 from storage.database import Database, Row, Step
 
@@ -104,6 +104,7 @@ class Lockouts:
         self._clock = clock
         self._turns: WeakValueDictionary[Bucket, asyncio.Lock] = WeakValueDictionary()
         self._running: set[asyncio.Task[Any]] = set()
+        self._uncounted: Sequence[Step] = ()  # the last failure that could not be written
 
     async def to_its_end(self, attempt: Coroutine[Any, Any, T]) -> T:
         """A guess that nobody waits for any more is a guess: it is looked at and counted, whoever has gone away meanwhile."""
@@ -122,16 +123,31 @@ class Lockouts:
         """One attempt at a time of whoever is counted together: else all that come at once would be looked at before the first
         is counted, and a lock that opens for one would open for them all. What it reads of the locks has to be read inside. Each
         worker has its own turns.
+
+        Raises Unavailable while a failure is not counted that should be: were the right secret let in then, the wrong ones
+        would be told apart without end, at a database that reads and does not write.
         """
         if attempt.counted_together is None:
             yield
             return
         lock = self._turns.setdefault(attempt.counted_together, asyncio.Lock())
         async with lock:
+            await self._settle()
             yield
+
+    async def _settle(self) -> None:
+        if owed := self._uncounted:
+            await self._database.write(*owed)
+            if self._uncounted is owed:
+                self._uncounted = ()
 
     async def failed(self, attempt: Attempt) -> None:
         """Count it. Raises Unavailable: nobody learns that a guess was wrong when it cannot be counted."""
         steps = attempt.failed(self._clock.micros())
-        if steps:
+        if not steps:
+            return
+        try:
             await self._database.write(*steps)
+        except Unavailable:
+            self._uncounted = steps
+            raise
