@@ -18,6 +18,7 @@ import ctypes
 import ssl
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -96,18 +97,6 @@ class TlsInternals:
         return ctypes.c_void_p.from_address(id(inner) + self._offset).value
 
 
-def find_internals() -> TlsInternals:
-    """Some milliseconds. Raises NotAvailable."""
-    if sys.implementation.name != "cpython":
-        raise NotAvailable(f"{sys.implementation.name} keeps its objects elsewhere than CPython")
-    try:
-        found = _locate(_library())
-        _test(found)
-    except (OSError, AttributeError, ssl.SSLError) as error:  # of ctypes: no such library, no such function in it
-        raise NotAvailable(f"the TLS library of this Python is not as expected: {error}") from error
-    return found
-
-
 def _library() -> ctypes.CDLL:
     """The libssl that `_ssl` is linked with, and no other that happens to be loaded: found by way of `_ssl` itself."""
     file = getattr(_ssl, "__file__", None)
@@ -132,6 +121,19 @@ def _library() -> ctypes.CDLL:
     library.SSL_CTX_set_purpose.restype = ctypes.c_int
     library.SSL_CTX_set_purpose.argtypes = [ctypes.c_void_p, ctypes.c_int]
     return library
+
+
+def find_internals(library: Callable[[], ctypes.CDLL] = _library) -> TlsInternals:
+    """Some milliseconds. Raises NotAvailable."""
+    if sys.implementation.name != "cpython":
+        raise NotAvailable(f"{sys.implementation.name} keeps its objects elsewhere than CPython")
+    try:
+        found = _locate(library())
+        _test(found)
+    except (OSError, AttributeError, MemoryError, ssl.SSLError) as error:  # of ctypes: no such library or function, no callback
+        why = str(error) or type(error).__name__
+        raise NotAvailable(f"the TLS library of this Python is not as expected: {why}") from error
+    return found
 
 
 def _locate(library: ctypes.CDLL) -> TlsInternals:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import ssl
 from collections.abc import Collection, Coroutine
@@ -37,6 +38,7 @@ def work(assignment: Assignment) -> int:
     log = Log(clock=SystemClock(), process=f"worker-{assignment.number}")
     log.take_over_logging()
     try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # clients' keys and secrets pass through this memory
         uvloop.run(_serve(assignment, log))
     except (CannotStart, Refused, SchemaError, Unavailable, OSError) as error:
         log.event("error", "cannot start", why=str(error))

@@ -141,6 +141,15 @@ def test_an_encrypted_one_is_nowhere_either_and_is_signed_by_the_registration_au
         assert KEY.hex().encode() not in content, name
 
 
+def test_no_worker_writes_its_memory_to_the_disk_when_it_dies(doors: Doors) -> None:
+    workers = doors.server.children()["worker"]
+    assert workers
+    for pid in workers:
+        lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+        core = next(line for line in lines if line.startswith("Max core file size"))
+        assert core.split()[4:6] == ["0", "0"]
+
+
 def test_the_same_request_again_gets_another_key(doors: Doors) -> None:
     asked = keygen_csr()
     first, second = got(ask(doors, asked)), got(ask(doors, asked))

@@ -6,6 +6,7 @@ pyOpenSSL is the independent other end: another wrapper, with an OpenSSL of its 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import ssl
 from pathlib import Path
 
@@ -176,6 +177,17 @@ class Silent:
 def test_where_openssl_names_nothing_nothing_is_found_and_nothing_called() -> None:
     with pytest.raises(NotAvailable, match="as expected"):
         exporter._locate(Silent())  # type: ignore[arg-type]  # stands for a library that is made otherwise
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("no such file"), AttributeError("SSL_get_SSL_CTX")])
+def test_a_machine_that_forbids_it_has_no_exporter_and_starts_all_the_same(error: Exception) -> None:
+    # libffi before 3.4 makes a callback in memory that is writable and executable: MemoryError where nothing may be (systemd's
+    # MemoryDenyWriteExecute=, SELinux).
+    def library() -> ctypes.CDLL:
+        raise error
+
+    with pytest.raises(NotAvailable, match=r"not as expected: \w+"):
+        find_internals(library)
 
 
 def test_an_end_that_disagrees_fails_the_self_test(internals: TlsInternals) -> None:
