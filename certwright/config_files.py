@@ -45,6 +45,6 @@ class ConfigFiles:
             return []
         try:
             return x509.load_pem_x509_certificates(path.read_bytes())
-        except (ValueError, OSError):
+        except (ValueError, x509.InvalidVersion, OSError):
             self._document.note(place, f"{path} holds no certificate in PEM")
             return []

@@ -19,6 +19,9 @@ from policy.profiles import Profile
 from signer.api import Envelope, KeyConfig, KeyUse, Pkcs11Key, SoftwareKey
 
 
+_UNREADABLE = (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
+
+
 @dataclass(frozen=True, slots=True)
 class Issuer:
     """One CA key, its certificate and what leads from it to the root (which comes last)."""
@@ -123,7 +126,7 @@ class IssuerReader:
             constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
             usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
             certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-        except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        except _UNREADABLE:
             self._document.note(place, "a CA certificate has basic constraints, key usage and a subject key identifier")
             return
         if not (constraints.ca and usage.key_cert_sign and usage.crl_sign):
@@ -187,7 +190,7 @@ def _may_issue(certificate: x509.Certificate) -> bool:
         extensions = certificate.extensions
         constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
         usages = [one.value for one in extensions if isinstance(one.value, x509.KeyUsage)]
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except _UNREADABLE:
         return False
     return constraints.ca and all(usage.key_cert_sign for usage in usages)
 

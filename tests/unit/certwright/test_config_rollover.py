@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
@@ -64,6 +66,26 @@ def test_a_root_counts_that_only_another_listed_one_leads_to_and_their_order_is_
     # OldWithOld has neither name nor key of the chain; NewWithOld is what joins it.
     config = load(made, [pem(tmp_path, rollover.old, rollover.new_with_old)])
     assert config.issuers["devices"].rollover == der(rollover.old, rollover.new_with_old)
+
+
+def test_certificates_that_cannot_be_read_are_named(made: Path, tmp_path: Path, rollover: Rollover) -> None:
+    future = rollover.new.public_bytes(Encoding.DER).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x04", 1)  # version 5
+    unread = tmp_path / "future.pem"
+    unread.write_text(ssl.DER_cert_to_PEM_cert(future))
+    key = ec.generate_private_key(ec.SECP256R1())
+    strange = (
+        x509.CertificateBuilder(*[rollover.new.subject] * 2, key.public_key(), 1)
+        .not_valid_before(rollover.new.not_valid_before_utc)
+        .not_valid_after(rollover.new.not_valid_after_utc)
+        .add_extension(
+            x509.UnrecognizedExtension(x509.OID_SUBJECT_ALTERNATIVE_NAME, b"\x30\x02\xa3\x00"), critical=False
+        )  # x400Address
+        .sign(key, hashes.SHA256())
+    )
+    for file, said in ((str(unread), "holds no certificate in PEM"), (pem(tmp_path, strange), "is no CA")):
+        with pytest.raises(ConfigError) as refused:
+            load(made, [file])
+        assert said in str(refused.value)
 
 
 def test_what_leads_nowhere_or_is_no_ca_is_refused(made: Path, tmp_path: Path, rollover: Rollover) -> None:
