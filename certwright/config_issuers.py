@@ -18,7 +18,6 @@ from certwright.yaml_positions import Document, Place
 from policy.profiles import Profile
 from signer.api import Envelope, KeyConfig, KeyUse, Pkcs11Key, SoftwareKey
 
-
 _UNREADABLE = (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
 
 

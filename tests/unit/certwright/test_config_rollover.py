@@ -74,7 +74,7 @@ def test_certificates_that_cannot_be_read_are_named(made: Path, tmp_path: Path, 
     unread.write_text(ssl.DER_cert_to_PEM_cert(future))
     key = ec.generate_private_key(ec.SECP256R1())
     strange = (
-        x509.CertificateBuilder(*[rollover.new.subject] * 2, key.public_key(), 1)
+        x509.CertificateBuilder(rollover.new.subject, rollover.new.subject, key.public_key(), 1)
         .not_valid_before(rollover.new.not_valid_before_utc)
         .not_valid_after(rollover.new.not_valid_after_utc)
         .add_extension(
