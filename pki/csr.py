@@ -27,6 +27,7 @@ from pki.reasons import Reason, Rejection
 MAX_CSR = 64 * 1024  # octets of DER
 MAX_NAMES = 1000  # SANs that are looked at at all; policy's limit is far lower
 MAX_RSA_BITS = 8192  # more is work for us and security for nobody
+MAX_RSA_EXPONENT_BITS = 256  # as above: whoever makes a key with a short private exponent has us compute with a long one
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
@@ -257,7 +258,7 @@ def _unarmour(data: bytes) -> bytes:
     if len(data) > 2 * MAX_CSR:
         raise bad_csr(f"it is larger than {MAX_CSR} octets")
     binary = data
-    if b"-----BEGIN" in data[:200]:
+    if not data.startswith(b"\x30") and b"-----BEGIN" in data[:200]:  # whoever has looked at DER has seen what is read here
         armoured = _ARMOUR.search(data)
         if armoured is None:
             raise bad_csr("its PEM armour is not that of a CERTIFICATE REQUEST")
@@ -300,6 +301,8 @@ def load_public_key(spki: bytes) -> PublicKey:
     match key:
         case rsa.RSAPublicKey() if key.key_size > MAX_RSA_BITS:
             raise Rejection(Reason.BAD_PUBLIC_KEY, f"its RSA key has {key.key_size} bits; use at most {MAX_RSA_BITS}")
+        case rsa.RSAPublicKey() if key.public_numbers().e.bit_length() > MAX_RSA_EXPONENT_BITS:
+            raise Rejection(Reason.BAD_PUBLIC_KEY, f"its RSA exponent has more than {MAX_RSA_EXPONENT_BITS} bits; use 65537")
         case rsa.RSAPublicKey() | ec.EllipticCurvePublicKey() | ed25519.Ed25519PublicKey():
             return key
         case _:

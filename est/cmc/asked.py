@@ -1,7 +1,7 @@
 """What a PKIData asks for, all of it, or why that cannot be said (RFC 5272 §3.2.1). Pure.
 
 Law of this file: nothing of a message is done that has a control which nobody here reads (§3.2.1.1), or a request of a kind that
-nobody here issues for (§3.2.1.2). What nothing refers to (cmsSequence, otherMsgSequence) is ignored, as §3.2.1.3 has it.
+nobody here issues for (§3.2.1). What nothing refers to (cmsSequence, otherMsgSequence) is ignored, as that section has it, too.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ from est.cmc.values import (
 Action = GetCert | GetCrl | RevokeRequest | QueryPending | ConfirmCertAcceptance
 _T = TypeVar("_T")
 
+MAX_SHOWN = 5  # of what a message has wrong, in one text
+
 
 class NotSupported(CmcRefusal):
     """Known, and not served here: status noSupport in the place of a failInfo."""
@@ -72,7 +74,7 @@ class Asked:
 
     @property
     def wants_answer(self) -> bool:
-        """Whether more than certificates has to go back: then the response is a full one (§3.2.2)."""
+        """Whether more than certificates has to go back: then the response is a full one (§3.2)."""
         return self.transaction is not None or self.sender_nonce is not None or bool(self.data_return)
 
 
@@ -108,8 +110,7 @@ def _refuse_unknown(said: _Said) -> None:
     """§3.2.1.1: "the bodyList MUST contain the bodyPartID of the invalid or unrecognized control(s)"."""
     unknown = [(body_part, value) for body_part, value in said if isinstance(value, Unknown) and value.type not in NAMES]
     if unknown:
-        types = ", ".join(dict.fromkeys(value.type for _, value in unknown))
-        text = f"there are controls in it that are not known here: {types}"
+        text = f"there are controls in it that are not known here: {_listed(dict.fromkeys(value.type for _, value in unknown))}"
         raise CmcRefusal(FailInfo.BAD_REQUEST, text, body_parts=tuple(body_part for body_part, _ in unknown))
 
 
@@ -199,5 +200,10 @@ def _vouched(said: _Said, requests: set[int]) -> frozenset[int]:
 
 def _check_references(references: Iterable[int], requests: set[int], body_part: int) -> None:
     if missing := set(references) - requests:
-        text = f"it refers to certification requests that are not in the message: {', '.join(map(str, sorted(missing)))}"
+        text = f"it refers to certification requests that are not in the message: {_listed(map(str, sorted(missing)))}"
         raise CmcRefusal(FailInfo.BAD_REQUEST, text, body_parts=(body_part,))
+
+
+def _listed(found: Iterable[str]) -> str:
+    names = list(found)
+    return ", ".join(names[:MAX_SHOWN]) + (f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else "")

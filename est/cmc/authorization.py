@@ -70,8 +70,8 @@ class Authority:
 
     @property
     def is_agent(self) -> bool:
-        held = self.caller.held
-        return held is not None and held.role is CertificateRole.AGENT
+        """Whether an agent has signed the message. Who only carries it, by TLS, has not read what it says of keys and certificates."""
+        return self.standing is Standing.AGENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat import asn1
 
 from est.cmc import types
-from est.cmc.codec import encode_request, parse_request
+from est.cmc.codec import MAX_BODY_PART, encode_request, parse_request
 from est.cmc.messages import CmcRefusal, Control, FailInfo, PendInfo, Status, StatusInfo
 from est.cmc.values import (
     BatchRequests,
@@ -160,6 +160,12 @@ def _bounded(number: int, name: str) -> int:
     return number
 
 
+def _body_part(number: int, name: str) -> int:
+    if not 0 <= number <= MAX_BODY_PART:
+        raise CmcRefusal(FailInfo.BAD_REQUEST, f"{name} refers to a bodyPartID that is none")
+    return number
+
+
 def _octets(kind: type[_T]) -> Callable[[bytes, str], _T]:
     def parse(data: bytes, name: str) -> _T:
         return kind(types.decode(bytes, data, name))  # type: ignore[call-arg]  # every kind is an Octets
@@ -233,7 +239,8 @@ def _encode_encrypted_pop(value: EncryptedPop) -> bytes:
 
 def _decrypted_pop(data: bytes, name: str) -> DecryptedPop:
     value = types.decode(types.DecryptedPOP, data, name)
-    return DecryptedPop(value.body_part_id, _algorithm(value.the_pop_alg_id, _DIGEST_OF_MAC, name, "MAC"), value.the_pop)
+    part = _body_part(value.body_part_id, name)
+    return DecryptedPop(part, _algorithm(value.the_pop_alg_id, _DIGEST_OF_MAC, name, "MAC"), value.the_pop)
 
 
 def _encode_decrypted_pop(value: DecryptedPop) -> bytes:
@@ -244,7 +251,7 @@ def _encode_decrypted_pop(value: DecryptedPop) -> bytes:
 
 def _lra_pop_witness(data: bytes, name: str) -> LraPopWitness:
     value = types.decode(types.LraPopWitness, data, name)
-    return LraPopWitness(value.pki_data_bodyid, tuple(value.body_ids))
+    return LraPopWitness(_body_part(value.pki_data_bodyid, name), tuple(_body_part(part, name) for part in value.body_ids))
 
 
 def _encode_lra_pop_witness(value: LraPopWitness) -> bytes:

@@ -133,7 +133,7 @@ class StatusInfo:
 
 @dataclass(frozen=True, slots=True)
 class PkiResponse:
-    """§3.2.2: controls in the order in which they are written; the certificates go into the SignedData around it."""
+    """§4.2.1: controls in the order in which they are written; the certificates go into the SignedData around it."""
 
     controls: tuple[Control, ...]
     content_infos: tuple[tuple[int, bytes], ...] = ()

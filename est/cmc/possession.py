@@ -21,7 +21,7 @@ class Possessions:
         self._random_bytes = random_bytes
 
     def challenge(self, found: Read, context: Sequence[str]) -> EncryptedPop:
-        """Raises CmcRefusal(POP_REQUIRED) for a key that nothing can be encrypted to."""
+        """Raises CmcRefusal as `proofs.challenge` does."""
         value = self._challenges.proof_value(encode_request(found.request), context)
         try:
             return proofs.challenge(found.request, found.csr, value, random_bytes=self._random_bytes)

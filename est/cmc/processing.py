@@ -267,6 +267,10 @@ class Processor:
                 text = "nothing is revoked, for not all that the message asks for could be done"
                 report.refuse(CmcRefusal(FailInfo.BAD_REQUEST, text), body_part)
                 continue
+            if report.certificates and _is_signers_own(authority, action):
+                text = "the certificate that signs is revoked by a message of its own, once what this one gave has arrived"
+                report.refuse(CmcRefusal(FailInfo.BAD_REQUEST, text), body_part)
+                continue
             try:
                 await self._repository.revoke(exchange, action, authority)
                 report.say(Status.SUCCESS, body_part)
@@ -275,10 +279,16 @@ class Processor:
 
 
 def _leave_out(turn: _Turn, blamed: Sequence[int]) -> None:
-    """§6.7: "servers SHOULD reject all certification requests contained within a PKIData if any required POP is missing"."""
+    """§6.7: "Servers SHOULD reject all certification requests contained within a PKIData if any required POP is missing"."""
     parts = [*(found.body_part for found in turn.asked.requests), *(part for part, _ in turn.asked.actions)]
     if others := [part for part in parts if part not in blamed]:
         turn.report.refuse(CmcRefusal(FailInfo.BAD_REQUEST, "not done, because of another part of the message"), *others)
+
+
+def _is_signers_own(authority: Authority | None, wanted: RevokeRequest) -> bool:
+    """Without it the message could not be sent again: whoever misses its response would lose the successor, too."""
+    held = None if authority is None else authority.caller.held
+    return held is not None and bool(held.issuer) and held.serial == f"{wanted.serial:x}"
 
 
 def _check_link(asked: Asked, secret: str, found: Read) -> None:

@@ -70,7 +70,7 @@ def link_of(csr: Csr) -> PopLinkWitnessV2 | None:
 def challenge(request: CertRequest, csr: Csr, value: bytes, *, random_bytes: Callable[[int], bytes]) -> EncryptedPop:
     """§6.7: `value`, the POP Proof Value, which only who has the request's key can read. `csr` is `request`, read.
 
-    Raises CmcRefusal(POP_REQUIRED) for a key that nothing can be encrypted to.
+    Raises CmcRefusal: POP_REQUIRED for a key of a kind that nothing can be encrypted to, BAD_ALG for one that does not work.
     """
     # Any one of them: the request's own where it asks for one, as §6.7 wants it.
     identifier = key_identifiers(csr)[0]
@@ -81,9 +81,13 @@ def challenge(request: CertRequest, csr: Csr, value: bytes, *, random_bytes: Cal
         recipient = by_agreement(key, key_identifier=identifier, digest=Digest.SHA256, wrap=32)
     else:
         raise CmcRefusal(FailInfo.POP_REQUIRED, "nothing can be encrypted to its key; sign the request with it")
+    try:
+        envelope = enveloped(value, DATA, recipient, version=VERSION, cipher=Cipher.AES_256_CBC, random_bytes=random_bytes)
+    except ValueError as error:  # nobody has looked at the key yet, and not all that can be read are keys
+        raise CmcRefusal(FailInfo.BAD_ALG, "nothing can be encrypted to its key: it is none that works") from error
     return EncryptedPop(
         request=request,
-        envelope=enveloped(value, DATA, recipient, version=VERSION, cipher=Cipher.AES_256_CBC, random_bytes=random_bytes),
+        envelope=envelope,
         mac=Digest.SHA256,
         digest=Digest.SHA256,
         witness=Digest.SHA256.of(value),

@@ -44,7 +44,7 @@ def echo_of(data: PkiData) -> Echo:
 
 
 def is_simple(asked: Asked, report: Report) -> bool:
-    """§3.2.2: a Simple PKI Response "if the enrollment was successful and only certificates are returned"; §6.9 and §6.10 say the
+    """§3.2: a Simple PKI Response "if the enrollment was successful and only certificates are returned"; §6.9 and §6.10 say the
     same of those that exist. §6.11 and §6.14 want a full one.
     """
     only_fetches = all(isinstance(action, GetCert | GetCrl) for _, action in asked.actions)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from typing import Protocol
 
-from est.cmc.authorization import Authority, SharedSecrets, Standing, failure_limits
+from est.cmc.authorization import Authority, SharedSecrets, failure_limits
 from est.cmc.failinfo import from_rejection
 from est.cmc.messages import CmcRefusal, FailInfo
 from est.cmc.values import ConfirmCertAcceptance, GetCert, GetCrl, RevokeRequest
@@ -123,7 +123,7 @@ def _is_issuer(endpoint: EstEndpoint, name: bytes) -> bool:
 
 def _holds(authority: Authority, record: CertificateRecord) -> bool:
     held = authority.caller.held
-    if held is None or held.role is not CertificateRole.PREVIOUS or authority.standing is Standing.AGENT:
+    if held is None or held.role is not CertificateRole.PREVIOUS:
         return False
     return (held.issuer, held.serial) == (record.certificate.issuer, record.certificate.serial)
 

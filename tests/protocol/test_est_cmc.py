@@ -33,7 +33,7 @@ async def world(tmp_path: Path, clock: FakeClock) -> AsyncIterator[CmcWorld]:
 
 
 async def test_an_agent_gets_a_certificate_for_a_device_in_a_simple_response(world: CmcWorld) -> None:
-    """RFC 5272 §3.2.2: "Simple PKI Response if the enrollment was successful and only certificates are returned"."""
+    """RFC 5272 §3.2: "Simple PKI Response if the enrollment was successful and only certificates are returned"."""
     key = ec_key("device key")
     reply = await world.send(signed(pki_data(requests=[tcr(1, csr(key, "a.example.com"))]), world.agent()), status=200)
     assert not reply.full

@@ -182,7 +182,7 @@ async def test_a_hundred_requests_are_a_batch(world: CmcWorld) -> None:
 
 
 async def test_what_no_control_refers_to_is_ignored(world: CmcWorld) -> None:
-    """§3.2.1.3: "the cmsSequence and otherMsgSequence members are ignored"."""
+    """§3.2.1: "the cmsSequence and otherMsgSequence members are ignored"."""
     inside = seq(integer(9), signed(b"x", world.agent()))
     reply = await world.send(signed(pki_data(requests=[good()], cms_objects=[inside]), world.agent()), status=200)
     assert reply.certificates

@@ -77,7 +77,7 @@ def test_the_key_identifier_that_is_asked_for_comes_first() -> None:
 
 
 def test_controls_are_the_attributes_of_the_request() -> None:
-    """§6.3.1.1: "For CRMF, the POP Link Witness control is included in the controls field"."""
+    """§6.3.1.1: the witness of a CRMF request stands in "the controls field of the CertRequest structure"."""
     csr = parse_crmf(crmf(controls=(("1.3.6.1.5.5.7.7.33", octet_string(b"w")), ("1.3.6.1.5.5.7.5.1.1", b"\x0c\x01t")))).csr
     assert csr.attributes["1.3.6.1.5.5.7.7.33"] == b"\x31\x03" + octet_string(b"w")
     assert "t" not in repr(csr.attributes.get("none"))

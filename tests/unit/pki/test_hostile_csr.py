@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import math
+
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -70,3 +73,25 @@ def test_an_rsa_key_is_the_same_key_under_every_algorithm_identifier() -> None:
     # What is recorded is what the certificate will hold, for that is written from the key itself.
     written = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     assert {csr.spki for csr in read} == {written}
+
+
+def test_a_key_with_a_long_exponent_is_refused_before_anything_is_computed_with_it() -> None:
+    """Whoever chooses a short private exponent signs in no time, and has us raise to a power of as many bits as the modulus has."""
+    made = rsa.generate_private_key(65537, 2048).private_numbers()
+    totient, short = (made.p - 1) * (made.q - 1), (1 << 16) + 1
+    while math.gcd(short, totient) != 1:
+        short += 2
+    key = rsa.RSAPublicNumbers(pow(short, -1, totient), made.public_numbers.n).public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    with pytest.raises(Rejection, match="exponent") as caught:
+        parse_csr(signed(rsa.generate_private_key(65537, 2048), spki))
+    assert caught.value.reason is Reason.BAD_PUBLIC_KEY
+
+
+def test_what_is_der_is_read_as_der_whatever_text_is_in_it() -> None:
+    """Else what others look at (is it signed? what is its digest?) and what is read were two requests."""
+    inner = base64.b64encode(make_csr("inner.example.com"))
+    text = b"-----BEGIN CERTIFICATE REQUEST-----" + inner + b"-----END CERTIFICATE REQUEST-----"
+    with pytest.raises(Rejection) as caught:
+        parse_csr(sequence(der.encode(der.UTF8_STRING, text)))
+    assert caught.value.reason is Reason.BAD_CSR
