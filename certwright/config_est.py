@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certwright import config_schema
 from certwright.yaml_positions import Place
-from est.endpoint import EstLimits
+from est.endpoint import METHODS, EstLimits
+from pki.path import MIN_RSA_BITS
 from policy.profiles import Profile
 
 Note = Callable[[Place, str], None]
@@ -50,6 +53,11 @@ def est_settings(
     note: Note,
 ) -> EstSettings:
     """What is wrong goes to `note(place below the endpoint, message)`. `authority` is the registration authority that it has."""
+    if name.lower() in METHODS:
+        note(
+            (),
+            f"a label that is called like an operation of EST makes its URLs ambiguous (RFC 7030 section 3.2.2): rename {name}",
+        )
     by_certificate = "certificate" in given.authenticate
     if given.client_certificates != config_schema.EstClientCertificates() and not by_certificate:
         note(("client_certificates",), "they are not asked for here: add certificate to authenticate")
@@ -99,6 +107,12 @@ def _anchors(place: Place, files: list[str], certificates: Certificates, note: N
         for one in certificates((*place, index), file):
             if not _is_ca(one):
                 note((*place, index), f"{one.subject.rfc4514_string()!r} is no CA (basic constraints CA:TRUE)")
+            elif not _can_anchor(one):
+                note(
+                    (*place, index),
+                    f"nothing can be trusted by {one.subject.rfc4514_string()!r}: CAs above clients have RSA keys of {MIN_RSA_BITS} "
+                    "bits or more, or EC keys on P-256, P-384 or P-521",
+                )
             found.append(one.public_bytes(Encoding.DER))
     return tuple(found)
 
@@ -108,3 +122,14 @@ def _is_ca(certificate: x509.Certificate) -> bool:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
         return False
+
+
+def _can_anchor(certificate: x509.Certificate) -> bool:
+    """Whether a path to it can be verified (`pki.path`): with another key it would open nothing, and nobody would see why."""
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.key_size >= MIN_RSA_BITS
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1)

@@ -52,6 +52,7 @@ def _findings(config: Config, clock: Clock) -> Iterator[Finding]:
     yield from _expiry(config, clock)
     yield from _profiles(config, clock)
     yield from _roles(config)
+    yield from _est(config, clock)
     yield from _linking(config)
     yield from _perspectives(config, clock)
     if env_file(config).exists():
@@ -141,6 +142,30 @@ def _roles(config: Config) -> Iterator[Finding]:
             )
 
 
+def _est(config: Config, clock: Clock) -> Iterator[Finding]:
+    """What a label trusts and would refuse all the same: nobody at the other end could tell why."""
+    granted = {role for policy in config.policies for role in policy.roles}
+    for name, label in config.est.items():
+        for key, roles in (("client_certificates", label.roles), ("agents", label.agent_roles)):
+            if roles and not roles & granted:
+                shown = ", ".join(sorted(roles))
+                yield Finding("warn", f"EST endpoint {name}: no policy has a role of its {key} ({shown}); see `policies`")
+        for der in dict.fromkeys((*label.anchors, *label.agent_anchors)):
+            anchor = x509.load_der_x509_certificate(der)
+            yield from _ending(f"EST endpoint {name}: its anchor {anchor.subject.rfc4514_string()!r}", anchor, clock)
+    if config.est and config.listen.mtls is None:
+        yield Finding("warn", "EST is served on listen.mtls only, which is off: no client reaches it")
+
+
+def _ending(what: str, certificate: x509.Certificate, clock: Clock) -> Iterator[Finding]:
+    """Silent while it is well: there may be many."""
+    now, end = to_datetime(clock.micros()), certificate.not_valid_after_utc
+    if end <= now:
+        yield Finding("warn", f"{what} has expired on {end:%Y-%m-%d}: nothing below it is taken any more")
+    elif end - now < SOON:
+        yield Finding("warn", f"{what} is good until {end:%Y-%m-%d} only")
+
+
 def _linking(config: Config, find: Callable[[], object] = find_internals) -> Iterator[Finding]:
     """A proof that is linked to TLS 1.3 takes what not every Python lets us at."""
     labels = [name for name, label in config.est.items() if label.proof_linking != "off"]
@@ -161,6 +186,10 @@ def _linking(config: Config, find: Callable[[], object] = find_internals) -> Ite
 def _expiry(config: Config, clock: Clock) -> Iterator[Finding]:
     now = to_datetime(clock.micros())
     certificates = {f"issuer {name}": x509.load_der_x509_certificate(one.certificate) for name, one in config.issuers.items()}
+    certificates |= {
+        f"registration authority {name}": x509.load_der_x509_certificate(one.certificate)
+        for name, one in config.registration_authorities.items()
+    }
     certificates["the server (renew it: certwright ca renew-server)"] = x509.load_pem_x509_certificate(
         config.tls_certificate.read_bytes()
     )

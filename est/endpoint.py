@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 from policy.limits import Limit
 
 DEFAULT = "default"  # the endpoint whose URLs carry no label
+METHODS: Mapping[
+    str, str
+] = {  # of the operations; RFC 7030 §3.2.2: "the CA label MUST NOT be the same as any defined operation path segment"
+    "cacerts": "GET",
+    "simpleenroll": "POST",
+    "simplereenroll": "POST",
+    "serverkeygen": "POST",
+    "fullcmc": "POST",
+    "csrattrs": "GET",
+}
 
 
 class Authentication(enum.Enum):

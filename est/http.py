@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 from est.cmc.service import FullCmc
 from est.connection import Connections
 from est.csrattrs import csr_attributes
-from est.endpoint import DEFAULT, EstEndpoint
+from est.endpoint import DEFAULT, METHODS, EstEndpoint
 from est.enroll import Enroller
 from est.errors import STATUS, HttpRefusal, explanation, retry_after
 from est.exchange import Exchange
@@ -25,14 +25,6 @@ from pki.reasons import Reason, Rejection
 from policy.profiles import Profiles
 
 _LOG = logging.getLogger(__name__)
-METHODS: Mapping[str, str] = {
-    "cacerts": "GET",
-    "simpleenroll": "POST",
-    "simplereenroll": "POST",
-    "serverkeygen": "POST",
-    "fullcmc": "POST",
-    "csrattrs": "GET",
-}
 
 Operation = Callable[[Exchange], Awaitable[web.Response]]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from acmeserver.resources import RESOURCES
-from est.http import METHODS as EST_OPERATIONS
+from est.endpoint import METHODS as EST_OPERATIONS
 from scep.message import MessageType
 from scep.wire import Operation
 from tests.helpers.front_doors import Door, pending, refusal

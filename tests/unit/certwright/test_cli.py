@@ -129,6 +129,14 @@ UNWELL = [
     ),
     pytest.param("sqlite:certwright.db", "sqlite:other.db", 1, "other.db: look at `database`", id="a database elsewhere"),
     pytest.param("roles: [acme]", "roles: [amce]", 0, "no policy has a role of it (acme)", id="a role that nobody grants"),
+    pytest.param(
+        "client_certificates: {roles: [device]}",
+        "client_certificates: {roles: [divice]}",
+        0,
+        "EST endpoint default: no policy has a role of its client_certificates (divice)",
+        id="a role of client certificates that nobody grants",
+    ),
+    pytest.param('mtls: "localhost:9443"', "mtls: null", 0, "EST is served on listen.mtls only", id="no listener for EST"),
 ]
 
 

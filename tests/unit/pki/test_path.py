@@ -192,6 +192,14 @@ def test_a_ca_on_the_way_that_is_refused(devices: Authority, why: str) -> None:
     assert why in refused([devices.leaf("d", names("device.example")), devices.der])
 
 
+def test_what_a_client_is_told_has_nothing_of_the_librarys_insides() -> None:
+    """A CA on a curve that is not the WebPKI's: the library answers with the debugging form of its own structures."""
+    odd = Authority("Devices", by=ROOT, key=ec.generate_private_key(ec.SECP256K1()))
+    said = refused([odd.leaf(), odd.der])
+    assert "public key algorithm" in said
+    assert not set(said) & set("{}<>"), said
+
+
 def test_an_anchor_that_has_expired_is_none() -> None:
     old = Authority("Old Root", end=NOW - DAY)
     assert "not valid at" in refused([old.idevid()], old)
