@@ -290,6 +290,9 @@ def _edge(listener: Listener, log: Log, metrics: Metrics, traffic: Traffic, prox
             traffic.end(response)
             if watch is not None:
                 watch.cancel()
+        if request.method == "CONNECT":
+            # The length of its body means nothing (RFC 9110 §9.3.6), so what follows may be somebody's body or the next request.
+            response.force_close()
         response.headers["X-Request-Id"] = request_id
         response.headers["Server"] = "certwright"
         took = time.perf_counter() - started

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import re
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -258,3 +259,34 @@ def test_a_strangers_word_about_its_address_counts_for_nothing(server: Server) -
     post(server, STRANGER, {"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=203.0.113.9"}, path=path)
     server.wait_until(lambda: any(line.get("path") == path for line in server.log_lines()), "the line of this request")
     assert [line["source"] for line in server.log_lines() if line.get("path") == path] == [STRANGER]
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("CONNECT a:443 HTTP/1.1\r\nHost: a", [b"404"]),
+        ("POST /nowhere HTTP/1.1\r\nHost: a", [b"404"]),
+        ("GET /livez HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket", [b"200"]),
+    ],
+    ids=["CONNECT", "POST", "upgrade"],
+)
+def test_a_request_in_the_body_of_another_one_is_none(server: Server, device: Path, head: str, expected: list[bytes]) -> None:
+    """A proxy that hands on the body of a CONNECT, whose length means nothing (RFC 9110 §9.3.6), would hand on its client's headers."""
+    body = base64.b64encode(der_of(make_csr("device-1.example.com")))
+    fields = [f"{name}: {value}" for name, value in written("rfc9440", certificates(device)).items()]
+    hidden = (
+        "\r\n".join([f"POST {ENROLL} HTTP/1.1", "Host: a", *fields, f"Content-Length: {len(body)}", "", ""]).encode() + body
+    )
+    made = context(server, ssl.TLSVersion.TLSv1_3, None)
+    received = b""
+    with (
+        socket.create_connection(("localhost", server.mtls_port), PATIENCE, (PROXY["rfc9440"], 0)) as plain,
+        made.wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        tls.sendall(f"{head}\r\nContent-Length: {len(hidden)}\r\n\r\n".encode() + hidden)
+        if not head.startswith("CONNECT"):  # there the server hangs up
+            tls.sendall(b"GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            expected = [*expected, b"404"]
+        while part := tls.recv(65536):
+            received += part
+    assert re.findall(rb"HTTP/1\.1 ([0-9]{3})", received) == expected
