@@ -273,7 +273,7 @@ def tls_internals(log: Log) -> TlsInternals | None:
     try:
         return find_internals()
     except NotAvailable as why:
-        log.warning("no proof of possession linked to TLS 1.3", why=str(why))
+        log.warning("no proof of possession linked to TLS 1.3, and no client certificate without clientAuth", why=str(why))
         return None
 
 
