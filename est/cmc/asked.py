@@ -13,7 +13,6 @@ from typing import TypeVar, assert_never
 from est.cmc import controls
 from est.cmc.controls import NAMES
 from est.cmc.messages import CmcRefusal, FailInfo, OtherRequest, PkiData, StatusInfo
-from est.cmc.requests import Read, read
 from est.cmc.values import (
     BatchRequests,
     BatchResponses,
@@ -40,6 +39,7 @@ from est.cmc.values import (
     Unknown,
     Value,
 )
+from est.cmc.waiting import Enrollable
 
 Action = GetCert | GetCrl | RevokeRequest | QueryPending | ConfirmCertAcceptance
 _T = TypeVar("_T")
@@ -56,9 +56,11 @@ class NotSupported(CmcRefusal):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`actions`, and the answers to challenges, are by body part."""
+    """`actions`, and the answers to challenges, are by body part. `requests` are as they were sent: whoever asks is known first,
+    for reading them takes arithmetic.
+    """
 
-    requests: tuple[Read, ...]
+    requests: tuple[Enrollable, ...]
     actions: tuple[tuple[int, Action], ...]
     transaction: TransactionId | None
     sender_nonce: SenderNonce | None
@@ -83,7 +85,7 @@ def read_asked(data: PkiData) -> Asked:
     said = [(control.body_part, controls.read(control)) for control in data.controls]
     _refuse_unknown(said)
     _refuse_unserved(said)
-    requests = _read_requests(data)
+    requests = _requests(data)
     body_parts = {one.body_part for one in requests}
     actions = tuple((body_part, value) for body_part, value in said if isinstance(value, Action))
     return Asked(
@@ -154,15 +156,13 @@ def _refuse_unserved(said: _Said) -> None:
                 assert_never(value)
 
 
-def _read_requests(data: PkiData) -> tuple[Read, ...]:
-    found: list[Read] = []
+def _requests(data: PkiData) -> tuple[Enrollable, ...]:
+    found: list[Enrollable] = []
     for request in data.requests:
         if isinstance(request, OtherRequest):  # §3.2.1: "no other certification requests are processed"
             text = f"certification requests of type {request.type} are not served here; use PKCS #10 or CRMF"
             raise NotSupported(text, request.body_part)
-    for request in data.requests:
-        assert not isinstance(request, OtherRequest)
-        found.append(read(request))
+        found.append(request)
     return tuple(found)
 
 

@@ -121,19 +121,34 @@ def signer_by_certificate(message: SignedMessage) -> Signer | None:
             check_digest(message)
             return None
         certificate = message.signer_certificate()
+        if certificate is None and info.key_identifier is None:  # §3.2: who has no certificate yet is named by the other form
+            raise CmcRefusal(FailInfo.BAD_MESSAGE_CHECK, "the signer's certificate is not in the message")
         return None if certificate is None else _verified(message, certificate.spki, certificate)
     except CmsError as error:
         raise _cannot_be_checked(error) from error
 
 
-def signer_by_request(message: SignedMessage, requests: Sequence[Read]) -> Signer | None:
-    """§3.2: named by the subject key identifier that one of the requests asks for; None where nobody signed. Raises CmcRefusal."""
-    info = message.signer_info
-    if info is None or info.proves_nothing:
-        return None
+def check_signer(message: SignedMessage, signer: Signer | None, requests: Sequence[Read]) -> None:
+    """A signature by a key that nobody vouches for has to be by the key of a request, else it would prove nothing at all.
+
+    Raises CmcRefusal.
+    """
+    if not message.is_signed or (signer is not None and signer.is_certified):
+        return
+    found = signer or _signer_by_request(message, requests)
+    if requests and found.spki not in {one.csr.spki for one in requests}:
+        raise CmcRefusal(
+            FailInfo.BAD_IDENTITY,
+            "the signer is nobody that is known here, nor has it the key of one of the certification requests",
+        )
+
+
+def _signer_by_request(message: SignedMessage, requests: Sequence[Read]) -> Signer:
+    """§3.2: named by the subject key identifier that one of the requests asks for. Raises CmcRefusal."""
+    assert message.signer_info is not None
+    identifier = der.encode(der.OCTET_STRING, message.signer_info.key_identifier or b"")
     for one in requests:
-        wanted = one.csr.extensions.get(_SUBJECT_KEY_IDENTIFIER)
-        if wanted is not None and wanted == der.encode(der.OCTET_STRING, info.key_identifier or b""):
+        if one.csr.extensions.get(_SUBJECT_KEY_IDENTIFIER) == identifier:
             try:
                 return _verified(message, one.csr.spki, None)
             except CmsError as error:
@@ -165,19 +180,20 @@ class Authorizer:
         exchange: Exchange,
         message: SignedMessage,
         signer: Signer | None,
-        requests: Sequence[Read],
         claim: IdentityClaim | None,
     ) -> Authority:
-        """Raises CmcRefusal; Rejection(UNAUTHENTICATED) where HTTP has to ask for credentials; Unavailable."""
+        """`signer` is the one whose certificate is in the message; others are held to their requests by `check_signer`.
+
+        Raises CmcRefusal; Rejection(UNAUTHENTICATED) where HTTP has to ask for credentials; Unavailable.
+        """
         if signer is not None and signer.is_certified:
             if claim is not None:
                 text = "identityProofV2 stands in for a certificate; leave it out of a message that is signed with one"
                 raise CmcRefusal(FailInfo.BAD_REQUEST, text)
             return await self._holder(exchange, message, signer)
-        _check_own_key(signer, requests)
         if claim is not None:
             return await self._knows_secret(exchange, claim)
-        if signer is None:
+        if not message.is_signed:
             raise CmcRefusal(FailInfo.BAD_MESSAGE_CHECK, "the message is not signed, and nothing in it says who sent it")
         return await self._by_transport(exchange)
 
@@ -230,12 +246,3 @@ def failure_limits(exchange: Exchange) -> FailureLimits:
     """How many wrong secrets this label puts up with."""
     limits = exchange.endpoint.limits
     return FailureLimits(per_name=limits.failures_per_user, per_address=limits.failures_per_address)
-
-
-def _check_own_key(signer: Signer | None, requests: Sequence[Read]) -> None:
-    """A signature by a key that nobody vouches for has to be by the key of a request, else it would prove nothing at all."""
-    if signer is not None and requests and signer.spki not in {one.csr.spki for one in requests}:
-        raise CmcRefusal(
-            FailInfo.BAD_IDENTITY,
-            "the signer is nobody that is known here, nor has it the key of one of the certification requests",
-        )

@@ -81,6 +81,7 @@ class _Turn:
 
     exchange: Exchange
     asked: Asked
+    requests: Sequence[Read] = field(repr=False)
     authority: Authority
     report: Report = field(default_factory=Report)
     waiting: list[tuple[int, Waiting]] = field(default_factory=list, repr=False)
@@ -104,14 +105,16 @@ class Processor:
         self._tokens = tokens
         self._clock = clock
 
-    async def perform(self, exchange: Exchange, asked: Asked, authority: Authority, *, digest: bytes) -> Report:
-        """`digest` is of all that the sender signed. Raises CmcRefusal for what refuses the whole message, Unavailable."""
+    async def perform(
+        self, exchange: Exchange, asked: Asked, requests: Sequence[Read], authority: Authority, *, digest: bytes
+    ) -> Report:
+        """`requests` are those of `asked`, read; `digest` is of all that the sender signed. Raises CmcRefusal for what refuses the whole message, Unavailable."""
         if not asked.requests and not asked.actions and not asked.says_only:
             raise CmcRefusal(FailInfo.BAD_REQUEST, "the message asks for nothing")
         if asked.vouched and not authority.is_agent:
             text = "only a registration authority may say by lraPOPWitness that somebody has a key"
             raise CmcRefusal(FailInfo.POP_FAILED, text, body_parts=tuple(sorted(asked.vouched)))
-        turn = _Turn(exchange, asked, authority)
+        turn = _Turn(exchange, asked, requests, authority)
         wanted = self._check(turn, digest)
         if wanted is None:
             return turn.report
@@ -137,7 +140,7 @@ class Processor:
         report, wanted = turn.report, []
         unproved: list[int] = []
         refused: list[int] = []
-        for found in turn.asked.requests:
+        for found in turn.requests:
             try:
                 names = self._judge(turn, found)
                 if not self._proved(turn, found):
@@ -280,7 +283,7 @@ class Processor:
 
 def _leave_out(turn: _Turn, blamed: Sequence[int]) -> None:
     """§6.7: "Servers SHOULD reject all certification requests contained within a PKIData if any required POP is missing"."""
-    parts = [*(found.body_part for found in turn.asked.requests), *(part for part, _ in turn.asked.actions)]
+    parts = [*(found.body_part for found in turn.requests), *(part for part, _ in turn.asked.actions)]
     if others := [part for part in parts if part not in blamed]:
         turn.report.refuse(CmcRefusal(FailInfo.BAD_REQUEST, "not done, because of another part of the message"), *others)
 

@@ -25,8 +25,8 @@ from est.cmc.authorization import (
     IdentityClaim,
     SharedSecrets,
     Signer,
+    check_signer,
     signer_by_certificate,
-    signer_by_request,
 )
 from est.cmc.challenges import Challenges
 from est.cmc.codec import encode_response, parse_pki_data
@@ -37,6 +37,7 @@ from est.cmc.processing import Processor, Report
 from est.cmc.proofs import proves_identity
 from est.cmc.replies import Echo
 from est.cmc.repository import Certificates, Crls, Repository
+from est.cmc.requests import read
 from est.cmc.values import RevokeRequest
 from est.cmc.waiting import Tokens
 from est.endpoint import RegistrationKey
@@ -93,17 +94,18 @@ class FullCmc:
         return await self._answer(exchange, key, asked, echo, report)
 
     async def _perform(
-        self, exchange: Exchange, message: SignedMessage, certified: Signer | None, asked: Asked, echo: Echo
+        self, exchange: Exchange, message: SignedMessage, signer: Signer | None, asked: Asked, echo: Echo
     ) -> Report:
         """Raises CmcRefusal for what refuses the whole message, Rejection(UNAUTHENTICATED), Unavailable."""
         nonce = asked.recipient_nonce
         if nonce is not None and not self._challenges.made(nonce.octets, (exchange.endpoint.label, echo.context)):
             raise CmcRefusal(FailInfo.BAD_REQUEST, "recipientNonce is not one that this server gave in this transaction")
-        signer = certified or signer_by_request(message, asked.requests)
-        if signer is None and _is_revocation_by_secret(asked):
+        if not message.is_signed and _is_revocation_by_secret(asked):
             return await self._processor.revoke_by_secret(exchange, asked)
-        authority = await self._authorizer.authorize(exchange, message, signer, asked.requests, _claim(asked))
-        return await self._processor.perform(exchange, asked, authority, digest=_digest(message))
+        authority = await self._authorizer.authorize(exchange, message, signer, _claim(asked))
+        requests = [read(one) for one in asked.requests]
+        check_signer(message, signer, requests)
+        return await self._processor.perform(exchange, asked, requests, authority, digest=_digest(message))
 
     async def _answer(
         self, exchange: Exchange, key: RegistrationKey, asked: Asked | None, echo: Echo, report: Report

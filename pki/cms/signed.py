@@ -105,6 +105,11 @@ class SignedMessage:
     certificates: tuple[bytes, ...] = field(repr=False)  # X.509, DER, as they stand in the bag; unread
     signer_info: SignerInfo | None
 
+    @property
+    def is_signed(self) -> bool:
+        """Whether anybody says to have signed it."""
+        return self.signer_info is not None and not self.signer_info.proves_nothing
+
     def signer_certificate(self, known: Iterable[bytes] = ()) -> CertificateView | None:
         """The certificate that the signer is named by: among those in the message, then among the `known` ones (DER).
 

@@ -15,15 +15,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from storage.open import open_database
 from tests.helpers import cmc
-from tests.helpers.authorities import certify, ec_key, name, purposes
+from tests.helpers.authorities import Authority, certify, ec_key, name, purposes
 from tests.helpers.clock import FakeClock
 from tests.helpers.cmc import SignerOf, control, crm, crmf, csr, pki_data, read_reply, signed, tcr
 from tests.helpers.cmc_world import CA, RA, SECRET, CmcWorld
 from tests.helpers.scep import integer, octets, oid, retag, rsa_key, seq
 
 SUCCESS, FAILED = 0, 2
-BAD_ALG, BAD_REQUEST, BAD_CERT_ID = 0, 2, 4
+BAD_ALG, BAD_MESSAGE_CHECK, BAD_REQUEST, BAD_CERT_ID = 0, 1, 2, 4
 BAD_IDENTITY, NO_POP, POP_FAILED, TRY_LATER = 7, 8, 9, 12
+STRANGERS = Authority("Strangers")
 
 
 @pytest.fixture
@@ -115,6 +116,23 @@ async def test_a_key_that_is_none_gets_no_challenge(world: CmcWorld, modulus: in
     reply = await world.send(signed(pki_data(requests=asked), world.agent()), status=400)
     assert reply.about(2).fail_info == BAD_ALG
     assert await world.intents() == 0
+
+
+async def test_nothing_is_computed_with_a_strangers_requests_before_it_is_known_who_asks(world: CmcWorld) -> None:
+    """A hundred signatures in one message are a tenth of a second. That these are wrong is told to nobody who is not known."""
+    key = ec_key("device key")
+    broken = [tcr(part, csr(key)[:-1] + b"\0") for part in range(1, 101)]
+    data = pki_data(requests=broken)
+    assert (await world.post(base64.b64encode(signed(data, SignerOf(key)))))[0] == 401
+    assert (await world.send(signed(data, cmc.Unsigned()), status=400)).about(0).fail_info == BAD_MESSAGE_CHECK
+    assert (await world.send(signed(data, world.agent(by=STRANGERS)), status=403)).about(0).fail_info == BAD_IDENTITY
+    claim = [
+        control(201, cmc.IDENTIFICATION, cmc.text("device-7")),
+        control(202, cmc.IDENTITY_PROOF_V2, cmc.identity_proof(b"a guess at the secret", "device-7", broken)),
+    ]
+    reply = await world.send(signed(pki_data(claim, broken), cmc.Unsigned()), status=403)
+    assert reply.about(0).fail_info == BAD_IDENTITY
+    assert (await world.send(signed(data, world.agent()), status=400)).about(1).fail_info == BAD_REQUEST
 
 
 # ---------------------------------------------------------------------- attacks that found nothing
