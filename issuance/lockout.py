@@ -97,11 +97,12 @@ UNGUARDED = Attempt("", "", "", "")
 
 
 class Lockouts:
-    """What all that takes secrets from strangers shares in one process."""
+    """What all that takes secrets from strangers shares in one process. `patience` is how many seconds one waits for a turn."""
 
-    def __init__(self, *, database: Database, clock: Clock) -> None:
+    def __init__(self, *, database: Database, clock: Clock, patience: float = 10.0) -> None:
         self._database = database
         self._clock = clock
+        self._patience = patience
         self._turns: WeakValueDictionary[Bucket, asyncio.Lock] = WeakValueDictionary()
         self._running: set[asyncio.Task[Any]] = set()
         self._uncounted: Sequence[Step] = ()  # the last failure that could not be written
@@ -124,16 +125,23 @@ class Lockouts:
         is counted, and a lock that opens for one would open for them all. What it reads of the locks has to be read inside. Each
         worker has its own turns.
 
-        Raises Unavailable while a failure is not counted that should be: were the right secret let in then, the wrong ones
-        would be told apart without end, at a database that reads and does not write.
+        Raises Unavailable when it does not come soon, and while a failure is not counted that should be: were the right secret let
+        in then, the wrong ones would be told apart without end, at a database that reads and does not write.
         """
         if attempt.counted_together is None:
             yield
             return
         lock = self._turns.setdefault(attempt.counted_together, asyncio.Lock())
-        async with lock:
+        try:
+            async with asyncio.timeout(self._patience):
+                await lock.acquire()
+        except TimeoutError:
+            raise Unavailable("checks of secrets: too many at once from one address", retry_after=2) from None
+        try:
             await self._settle()
             yield
+        finally:
+            lock.release()
 
     async def _settle(self) -> None:
         if owed := self._uncounted:

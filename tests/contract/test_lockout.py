@@ -336,6 +336,21 @@ async def test_while_failures_cannot_be_counted_nobody_learns_which_guess_was_ri
     assert len(await database.fetch("SELECT * FROM rate_bucket")) == 2, "and what could not be counted then is counted now"
 
 
+async def test_nobody_waits_for_their_turn_without_end(database: Database, clock: FakeClock) -> None:
+    """A database that does not answer holds one attempt for as long as it may, and must not hold all that come after it as long each."""
+    lockouts = Lockouts(database=database, clock=clock, patience=0.05)
+    attempt = Attempt("est-user", "default", "b", HERE, LIMITS)
+    async with lockouts.turn(attempt):
+        with pytest.raises(Unavailable) as away:
+            async with lockouts.turn(attempt):
+                pytest.fail("it was another's turn")
+        assert away.value.retry_after
+        async with lockouts.turn(Attempt("est-user", "default", "b", THERE, LIMITS)):
+            pass
+    async with lockouts.turn(attempt):
+        pass
+
+
 async def test_a_guess_whose_client_has_gone_is_counted(door: Door, database: Database) -> None:
     waiting = asyncio.create_task(door.password("b", "wrong"))
     await asyncio.sleep(0)
