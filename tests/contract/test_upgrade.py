@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import assert_never
+from uuid import uuid4
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -97,7 +98,15 @@ async def test_what_was_there_before_the_upgrade_goes_on_after_it(url: str, befo
         authenticate=frozenset({Authentication.BASIC, Authentication.CERTIFICATE}),
         client_certificates=ClientCertificates(roles=frozenset({"tester"})),
     )
-    world = EstWorld(database, clock, endpoints=[endpoint], ca=CA, profiles=[device()], serving={"credentials": credentials})
+    world = EstWorld(
+        database,
+        clock,
+        endpoints=[endpoint],
+        ca=CA,
+        profiles=[device()],
+        serving={"credentials": credentials},
+        new_id=lambda: uuid4().hex,
+    )
     async with world:
         again = await world.ask("simpleenroll", make_request(subject=subject("dev2"), names=None), auth=("printer-7", PASSWORD))
         assert again.certificate.subject.rfc4514_string() == "CN=dev2"
@@ -119,7 +128,7 @@ async def test_what_came_with_the_upgrade_works_beside_it(url: str, before: byte
     await Credentials(database=database, clock=clock, lockouts=lockouts).set_est_user(
         endpoint="default", user="printer-7", password="another one", roles=["tester"], profile="", digest=step
     )
-    issuing = Issuing(database, clock, ca=CA, profiles=(device(),))
+    issuing = Issuing(database, clock, ca=CA, profiles=(device(),), new_id=lambda: uuid4().hex)
     csr = make_request(subject=subject("dev3"), names=None)
     waits = await issuing.issuance.submit(issuing.request(csr=csr, profile="device", require_approval=True))
     assert isinstance(waits, Pending)

@@ -91,3 +91,16 @@ def test_check_says_which_anchor_has_ended_or_will(
     told = [line for line in capsys.readouterr().out.splitlines() if "anchor" in line and "[warn]" in line]
     assert len(told) == bool(said)
     assert all(f"EST endpoint default: its anchor 'CN=Maker' {said}" in line for line in told)
+
+
+def test_the_endpoint_of_a_released_configuration_is_what_it_was(made: Path) -> None:
+    """Passwords, and nothing that has come since."""
+    text = configured(made)
+    begin, end = text.index("  est:\n    default:"), text.index("  scep:\n    default:")
+    text = f"{text[:begin]}  est:\n    default: {{profile: device, authenticate: [basic]}}\n{text[end:]}"
+    begin, end = text.index("  est:\n    certificate:"), text.index("profiles: ")
+    text = text[:begin] + text[end:]
+    text = text.replace("secrets_key_file: ", "# ")
+    label = parse(made / "certwright.yaml", text).est["default"]
+    assert (label.authenticate, label.proof_linking, label.csr_attributes) == ({"basic"}, "off", "none")
+    assert not (label.server_keygen or label.full_cmc or label.require_approval or label.roles or label.anchors)
