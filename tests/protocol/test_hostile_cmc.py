@@ -18,7 +18,7 @@ from tests.helpers import cmc
 from tests.helpers.authorities import Authority, certify, ec_key, name, purposes
 from tests.helpers.clock import FakeClock
 from tests.helpers.cmc import SignerOf, control, crm, crmf, csr, pki_data, read_reply, signed, tcr
-from tests.helpers.cmc_world import CA, RA, SECRET, CmcWorld
+from tests.helpers.cmc_world import CA, RA, ROLES, SECRET, CmcWorld
 from tests.helpers.scep import integer, octets, oid, retag, rsa_key, seq
 
 SUCCESS, FAILED = 0, 2
@@ -135,7 +135,40 @@ async def test_nothing_is_computed_with_a_strangers_requests_before_it_is_known_
     assert (await world.send(signed(data, world.agent()), status=400)).about(1).fail_info == BAD_REQUEST
 
 
+async def test_what_is_counted_of_wrong_passphrases_does_not_tell_which_certificates_there_are(world: CmcWorld) -> None:
+    await world.sealed.set_cmc_secret(
+        endpoint="guarded", identification="device-7", roles=ROLES, profile="", expires_at=None, secret=SECRET
+    )
+    key, random = ec_key("device key"), b"r" * 64
+    requests = [tcr(1, csr(key, link=(SECRET.encode(), random)))]
+    controls = [
+        control(11, cmc.IDENTIFICATION, cmc.text("device-7")),
+        control(12, cmc.IDENTITY_PROOF_V2, cmc.identity_proof(SECRET.encode(), "device-7", requests)),
+        control(13, cmc.POP_LINK_RANDOM, octets(random)),
+    ]
+    reply = await world.send(signed(pki_data(controls, requests), SignerOf(key)), label="guarded", status=200)
+    nobodys = world.agent()
+    assert nobodys.certificate is not None
+    for certificate in (nobodys.certificate, reply.certificate_of(key)):
+        guesses = [revoke(certificate, part, secret=b"a guess") for part in range(1, 5)]
+        answer = await world.send(signed(pki_data(guesses)), label="guarded")
+        assert [each.fail_info for each in answer.said] == [BAD_IDENTITY] * 3 + [TRY_LATER]
+        other = revoke(world.agent("another").named, secret=b"a guess")
+        assert (await world.send(signed(pki_data([other])), label="guarded")).about(5).fail_info == BAD_IDENTITY
+
+
 # ---------------------------------------------------------------------- attacks that found nothing
+
+
+async def test_a_certificate_whose_response_cannot_be_signed_is_there_when_the_message_comes_again(world: CmcWorld) -> None:
+    key, ra = ec_key("device key"), world.signer.key
+    data = pki_data([control(11, cmc.TRANSACTION_ID, integer(7))], [tcr(1, csr(key))])
+    world.signer.key = None
+    assert (await world.post(base64.b64encode(signed(data, world.agent()))))[0] == 500
+    [made] = await world.est.issuing.rows("SELECT serial FROM certificate")
+    world.signer.key = ra
+    reply = await world.send(signed(data, world.agent()), status=200)
+    assert f"{reply.certificate_of(key).serial_number:x}" == made["serial"]
 
 
 async def test_who_takes_an_agents_name_and_serial_is_no_agent(world: CmcWorld) -> None:
