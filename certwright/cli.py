@@ -73,6 +73,8 @@ class Client(enum.Enum):
     CERT_MANAGER = "cert-manager"
     NODE = "node"
     CURL_EST = "curl-est"
+    CURL_EST_RENEW = "curl-est-renew"
+    STRONGSWAN_EST = "strongswan-est"
     SCEP = "scep"
     REST = "rest"
 

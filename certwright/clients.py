@@ -35,6 +35,25 @@ def _curl_est(_config: Config) -> str:
     )
 
 
+def _curl_est_renew(_config: Config) -> str:
+    """What `curl-est` has left behind renews itself: same names, same key."""
+    return (
+        "openssl x509 -x509toreq -copy_extensions copy -in device.pem -signkey device.key | openssl req -outform DER | openssl base64 | "
+        'curl -fsS --cacert "$CERTWRIGHT_CA_FILE" --cert device.pem --key device.key '
+        '-H "Content-Type: application/pkcs10" --data-binary @- "$CERTWRIGHT_EST_URL/.well-known/est/simplereenroll" | '
+        "base64 -d | openssl pkcs7 -inform DER -print_certs -out renewed.pem"
+    )
+
+
+def _strongswan_est(_config: Config) -> str:
+    return (
+        "pki --gen --type rsa --size 2048 --outform pem > device.key && "
+        'pki --req --in device.key --type rsa --dn "CN=device-1" > device.csr && '
+        'pki --est --url "$CERTWRIGHT_EST_URL" --in device.csr --cacert "$CERTWRIGHT_CA_FILE" '
+        '--userpass "$CERTWRIGHT_EST_USER:$CERTWRIGHT_EST_PASSWORD" --outform pem > device.pem'
+    )
+
+
 def _scep(_config: Config) -> str:
     return (
         'scepclient -server-url "$CERTWRIGHT_SCEP_URL" -challenge "$CERTWRIGHT_SCEP_CHALLENGE" -cn router-1 '
@@ -55,6 +74,8 @@ def _rest(config: Config) -> str:
 COMMANDS: Mapping[str, Callable[[Config], str]] = {
     **clients_acme.SHELL,
     "curl-est": _curl_est,
+    "curl-est-renew": _curl_est_renew,
+    "strongswan-est": _strongswan_est,
     "scep": _scep,
     "rest": _rest,
 }

@@ -90,6 +90,7 @@ def test_each_line_that_up_prints_works_as_it_is(
         ("acme-tiny", "acme-tiny", "sslserver"),
         ("dehydrated", "dehydrated", "sslserver"),
         ("curl-est", "curl", "sslclient"),
+        ("strongswan-est", "pki", "sslclient"),
         ("scep", "scepclient", "sslclient"),
         ("rest", "curl", "sslserver"),
     ],
@@ -98,6 +99,14 @@ def test_each_line_of_client_config_works_as_it_is(
     first_time: FirstTime, home: Path, client: str, program: str, purpose: str
 ) -> None:
     check(first_time, home, program, config_for(first_time, client), purpose)
+
+
+@needs("curl", package="curl")
+def test_what_the_line_for_est_has_got_renews_itself_by_the_next_one(first_time: FirstTime, home: Path) -> None:
+    shell(config_for(first_time, "curl-est"), home=home)
+    shell(config_for(first_time, "curl-est-renew"), home=home)
+    verify(hold(first_time.site, home / "renewed.pem", home=home), purpose="sslclient")
+    assert (home / "device.pem").read_text() != (home / "renewed.pem").read_text()
 
 
 def config_for(first_time: FirstTime, client: str) -> str:
