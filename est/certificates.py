@@ -120,16 +120,16 @@ class CertificateChecks:
         )
 
     async def _own(self, leaf: x509.Certificate, der: bytes) -> CertificateRecord | None:
-        """What the ledger knows; None for a foreign certificate. Raises PathError for one that only looks like ours, and for a
-        revoked one.
+        """What the ledger knows; None for a foreign certificate, which one of a CA that has left the configuration is by now. Raises
+        PathError for one that only looks like ours, and for a revoked one.
         """
         issuers = self._register.claimed_issuers(name=leaf.issuer.public_bytes(), key_identifier=_key_identifier(leaf))
-        for issuer in sorted(issuers):
+        for issuer in sorted(issuers) or [None]:
             record = await self._register.certificate(f"{leaf.serial_number:x}", issuer=issuer)
             if record is not None and record.certificate.der == der:
                 if record.revoked_at is not None:
                     raise PathError("it is revoked")
-                return record
+                return record if issuers else None
         if issuers:
             raise PathError("it names a CA of this server as its issuer, which did not issue it")
         return None

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -23,7 +24,7 @@ from tests.helpers.authorities import CLIENT_AUTH, CMC_RA, SERVER_AUTH, START, A
 from tests.helpers.ca import TestCa
 from tests.helpers.clock import FakeClock
 from tests.helpers.est_world import EstWorld, make_request, renewal_csr, subject
-from tests.helpers.issuing import ANYTHING
+from tests.helpers.issuing import ANYTHING, counter
 from tests.helpers.profiles import device, profile
 
 CERTIFICATE = frozenset({Authentication.CERTIFICATE})
@@ -208,6 +209,26 @@ async def test_a_revoked_certificate_opens_nothing_whatever_it_was(world: EstWor
         await world.revoke(held)
         reply = await world.ask(operation, renewal_csr(held), chain=[held], label=label)
         assert (reply.status, "it is revoked" in reply.text) == (403, True)
+
+
+async def test_what_this_server_revoked_stays_revoked_when_its_ca_has_left_the_configuration(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    """Its CA may still be among a label's anchors, as any other's: the ledger has not forgotten."""
+    database = await open_database(f"sqlite://{tmp_path}/certwright.db", migrate=True)
+    every = Policy("every profile", ROLES, frozenset({one.name for one in PROFILES}), ("*",), ("*",))
+    settings: dict[str, Any] = {"endpoints": ENDPOINTS[:1], "ca": OWN, "new_id": counter()}
+    async with EstWorld(
+        database, clock, other_cas=(OTHER,), policies=(every, *POLICIES), profiles=PROFILES, **settings
+    ) as before:
+        good, bad = [await before.enrolled("anywhere", common_name="agent", profile="agent") for _ in range(2)]
+        await before.revoke(bad)
+    async with EstWorld(database, clock, policies=(every, *POLICIES), profiles=PROFILES[:1], **settings) as after_it_left:
+        taken = await after_it_left.ask("simpleenroll", _request("device-1"), chain=[good])
+        reply = await after_it_left.ask("simpleenroll", _request("device-1"), chain=[bad])
+    await database.close()
+    assert taken.status == 200, taken.text
+    assert (reply.status, "it is revoked" in reply.text) == (403, True)
 
 
 @pytest.mark.parametrize(
