@@ -106,9 +106,6 @@ class PkiData:
     other_messages: tuple[OtherMessage, ...] = ()
     request_sequence: bytes = field(default=b"", repr=False, compare=False)
 
-    def of_type(self, type_: str) -> tuple[Control, ...]:
-        return tuple(control for control in self.controls if control.type == type_)
-
 
 @dataclass(frozen=True, slots=True)
 class PendInfo:

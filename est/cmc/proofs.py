@@ -20,7 +20,6 @@ from pki.cms.keyencryption import VERSION, by_agreement, by_rsa
 from pki.cms.types import DATA, Cipher, Digest
 from pki.csr import Csr, key_identifiers
 
-PROOF_VALUE = 32  # octets of a POP Proof Value: nobody finds it from its SHA-256
 _HMAC_KEY = 64  # octets of it that are used as a key (§6.7)
 
 _WITNESS = "1.3.6.1.5.5.7.7.23"
