@@ -102,5 +102,5 @@ def test_the_endpoint_of_a_released_configuration_is_what_it_was(made: Path) -> 
     text = text[:begin] + text[end:]
     text = text.replace("secrets_key_file: ", "# ")
     label = parse(made / "certwright.yaml", text).est["default"]
-    assert (label.authenticate, label.proof_linking, label.csr_attributes) == ({"basic"}, "off", "none")
+    assert (label.authenticate, label.proof_linking, label.csr_attributes) == (frozenset({"basic"}), "off", "none")
     assert not any((label.server_keygen, label.full_cmc, label.require_approval, label.roles, label.anchors))
