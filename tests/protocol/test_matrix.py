@@ -72,7 +72,7 @@ TRIED_OTHERWISE = [
     (check, door, how)
     for how, skipped in SKIPPED.items()
     for check, door in TRIED
-    if door in EST_DOORS and (check, door) not in skipped
+    if door in EST_DOORS and (check, door) not in skipped and (how != "signature" or door is Door.EST_CMC)
 ]
 
 

@@ -1,4 +1,4 @@
-"""EST clients that say who they are by Digest, by token or by certificate, with the same people and the same requests as by password."""
+"""EST clients that say who they are by Digest, token, certificate or (in CMC) signature, with the same people and the same requests as by password."""
 
 from __future__ import annotations
 
@@ -9,12 +9,30 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from tests.helpers.front_doors import Door, Doors, Reply, Secrets
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from tests.helpers import cmc, scep
+from tests.helpers.front_doors import Door, Doors, Reply, Secrets, Wire
+from tests.helpers.wanted import PrivateKey, Wanted
 from tests.protocol.matrix.site import OTHERWISE, Site
 
 EST_DOORS = (Door.EST, Door.EST_KEYGEN, Door.EST_CMC)
 
 _NO_SECRET = "a certificate's secret is its key, which TLS asks for"
+_SIGNED = "the signature says who it is; of signers that are nobody here: test_est_cmc.py, test_est_labels.py"
+_OF_WHO_ASKS = (
+    "no credentials",
+    "unknown credentials",
+    "a known id with a wrong secret",
+    "an API key as secret",
+    "a SCEP challenge as secret",
+    "an API key as bearer token where a password belongs",
+    "an API key in its own header where a password belongs",
+    "credentials of another endpoint",
+    "credentials that were ended",
+)
 _NO_DEVICES = "the label of the misfit has a profile that makes no keys: nobody comes so far as to be judged"
 
 # Why a check is not made at an EST door for those who come in this way; every other one is.
@@ -28,6 +46,10 @@ SKIPPED: Mapping[str, Mapping[tuple[str, Door], str]] = {
             for door in EST_DOORS
         },
         ("a profile that the role is not granted", Door.EST_KEYGEN): _NO_DEVICES,
+    },
+    "signature": {
+        **{(check, Door.EST_CMC): _SIGNED for check in _OF_WHO_ASKS},
+        ("another's request in one's own message", Door.EST_CMC): "that is what an agent is for",
     },
 }
 
@@ -111,6 +133,21 @@ class ByCertificate(_Otherwise):
             self.mtls = plain
 
 
+class BySignature(ByCertificate):
+    """CMC that an agent has signed: HTTP and TLS say nothing of who it is (RFC 5272 §3.2, RFC 7030 §3.7)."""
+
+    def pki_data(self, wanted: Wanted, *, by: PrivateKey | None = None, signs_for: PrivateKey | None = None) -> bytes:
+        office = self.around.agent.read_bytes()
+        key = load_pem_private_key(office, None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        signer = cmc.SignerOf(key, x509.load_pem_x509_certificate(office), signs_for=signs_for)
+        transaction = cmc.control(2, cmc.TRANSACTION_ID, scep.integer(int.from_bytes(os.urandom(8), "big")))
+        return cmc.signed(cmc.pki_data([transaction], [cmc.tcr(1, wanted.csr())]), signer)
+
+    def _shows(self, certificate: Path | None) -> Wire:
+        return super()._shows(None)
+
+
 def spoken(site: Site) -> dict[str, Site]:
     """The same site, by each of the other ways to be somebody."""
     own, people = site.own.est, site.people
@@ -127,5 +164,6 @@ def spoken(site: Site) -> dict[str, Site]:
         "digest": ByDigest(site.doors),
         "bearer": ByToken(site.doors, site.tokens),
         "certificate": ByCertificate(site.doors, shown),
+        "signature": BySignature(site.doors, shown),
     }
     return {how: replace(site, doors=doors) for how, doors in ways.items()}
