@@ -13,7 +13,7 @@ it is nothing. What it then is to the label (`CertificateRole`) says what it ope
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol, assert_never
@@ -124,7 +124,8 @@ class CertificateChecks:
         PathError for one that only looks like ours, and for a revoked one.
         """
         issuers = self._register.claimed_issuers(name=leaf.issuer.public_bytes(), key_identifier=_key_identifier(leaf))
-        for issuer in sorted(issuers) or [None]:
+        asked: Sequence[str | None] = sorted(issuers) or [None]
+        for issuer in asked:
             record = await self._register.certificate(f"{leaf.serial_number:x}", issuer=issuer)
             if record is not None and record.certificate.der == der:
                 if record.revoked_at is not None:

@@ -21,10 +21,10 @@ from pki.clock import after
 from policy.rules import Policy
 from storage.open import open_database
 from tests.helpers.authorities import CLIENT_AUTH, CMC_RA, SERVER_AUTH, START, Authority, constraints, ec_key, purposes, usage
-from tests.helpers.ca import TestCa
+from tests.helpers.ca import TestCa, counter
 from tests.helpers.clock import FakeClock
 from tests.helpers.est_world import EstWorld, make_request, renewal_csr, subject
-from tests.helpers.issuing import ANYTHING, counter
+from tests.helpers.issuing import ANYTHING
 from tests.helpers.profiles import device, profile
 
 CERTIFICATE = frozenset({Authentication.CERTIFICATE})
