@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from certwright.cli_acme import eab, renewal
 from certwright.cli_est import est
 from certwright.cli_options import (
     ConfigOption,
@@ -51,10 +52,10 @@ app.add_typer(est, name="est")
 scep = _group("scep", "SCEP: challenge passwords.")
 scep_challenge = typer.Typer(help="The challenge password of a SCEP endpoint.", no_args_is_help=True, rich_markup_mode=None)
 scep.add_typer(scep_challenge, name="challenge")
-eab = _group("eab", "External account binding: keys that bind ACME accounts to somebody you know.")
+app.add_typer(eab, name="eab")
 cert = _group("cert", "Certificates: list, show, revoke.")
 requests = _group("requests", "Requests that wait for an approval: list, show, approve, deny.")
-renewal = _group("renewal", "Renewals: have clients renew a set of certificates early (ACME Renewal Information).")
+app.add_typer(renewal, name="renewal")
 profile = _group("profile", "Profiles: what certificates look like.")
 keys = _group("keys", "Keys that are refused: lists of compromised ones.")
 ca = _group("ca", "The CA: its issuers, its own server certificate.")
@@ -299,60 +300,6 @@ def scep_challenge_set(
     finish(lambda: admin.scep_challenge_set(config, endpoint, role, profile_name, challenge_file))
 
 
-@eab.command("create", epilog="Example: certwright eab create --role web --names '*.example.com' --expires 90d")
-def eab_create(
-    *,
-    config: ConfigOption = None,
-    endpoint: EndpointOption = "default",
-    role: Annotated[
-        list[str], typer.Option("--role", help="In place of the endpoint's roles; may be given several times.")
-    ] = [],  # noqa: B006  # typer's way; nobody changes it
-    names: Annotated[
-        list[str],
-        typer.Option("--names", metavar="PATTERN", help="Names that the account owns, and no others; several times or none."),
-    ] = [],  # noqa: B006  # typer's way; nobody changes it
-    profile_name: Annotated[
-        list[str], typer.Option("--profile", help="A profile that it may use; default: all of the endpoint's.")
-    ] = [],  # noqa: B006  # typer's way; nobody changes it
-    expires: Annotated[
-        str | None, typer.Option("--expires", help="Until when accounts can be bound, such as 90d. Default: for ever.")
-    ] = None,
-    reusable: Annotated[bool, typer.Option("--reusable", help="For any number of accounts. Default: for one.")] = False,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Make a key and print it with command lines that register; the HMAC key is never shown again."""
-    from certwright import eab_cli
-
-    finish(
-        lambda: eab_cli.create(
-            config,
-            endpoint=endpoint,
-            roles=role,
-            names=names,
-            profiles=profile_name,
-            expires=expires,
-            reusable=reusable,
-            form=output,
-        )
-    )
-
-
-@eab.command("list", epilog="Example: certwright eab list -o json")
-def eab_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
-    """Every key with what it gives, and how many accounts are bound to it. The HMAC keys are not shown."""
-    from certwright import eab_cli
-
-    finish(lambda: eab_cli.show(config, output))
-
-
-@eab.command("revoke", epilog="Example: certwright eab revoke 0123456789abcdef0123")
-def eab_revoke(kid: Annotated[str, typer.Argument(metavar="KID")], config: ConfigOption = None) -> None:
-    """End a key, and the rights of every account that is bound to it, at once and on every node."""
-    from certwright import eab_cli
-
-    finish(lambda: eab_cli.revoke(config, kid))
-
-
 @cert.command("list", epilog="Example: certwright cert list --limit 20 -o json")
 def cert_list(
     config: ConfigOption = None,
@@ -436,53 +383,6 @@ def requests_deny(
     from certwright import requests_cli
 
     finish(lambda: requests_cli.deny(config, request_id, reason))
-
-
-@renewal.command(
-    "pull",
-    epilog="Example: certwright renewal pull --issuer issuing --before 2026-11-23T12:00:00Z --within 24h "
-    "--reason-url https://ca.example.com/incident",
-)
-def renewal_pull(
-    *,
-    issuer: Annotated[str, typer.Option("--issuer", help="Whose certificates.")],
-    config: ConfigOption = None,
-    profile_name: Annotated[str, typer.Option("--profile", help="Only those of this profile.")] = "",
-    issued_from: Annotated[str | None, typer.Option("--from", help="Issued since then; UTC. Default: ever.")] = None,
-    before: Annotated[str | None, typer.Option("--before", help="Issued before then; UTC. Default: now.")] = None,
-    within: Annotated[str, typer.Option("--within", help="Clients choose a moment between now and then.")] = "24h",
-    reason_url: Annotated[str, typer.Option("--reason-url", help="A page that says why; clients show it.")] = "",
-) -> None:
-    """Have clients that ask (ARI) renew these certificates soon. It revokes nothing."""
-    from certwright import renewals
-
-    finish(
-        lambda: renewals.pull(
-            config,
-            issuer=issuer,
-            profile=profile_name,
-            issued_from=issued_from,
-            before=before,
-            within=within,
-            explanation_url=reason_url,
-        )
-    )
-
-
-@renewal.command("list", epilog="Example: certwright renewal list -o json")
-def renewal_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
-    """Every such decision, oldest first."""
-    from certwright import renewals
-
-    finish(lambda: renewals.show(config, output))
-
-
-@renewal.command("withdraw", epilog="Example: certwright renewal withdraw 2vSJ…")
-def renewal_withdraw(pull_id: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
-    """End a decision: the certificates have their ordinary windows again."""
-    from certwright import renewals
-
-    finish(lambda: renewals.withdraw(config, pull_id))
 
 
 @profile.command("list", epilog="Example: certwright profile list -o yaml")
