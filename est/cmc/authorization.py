@@ -27,7 +27,7 @@ from est.connection import Connection
 from est.endpoint import Authentication
 from est.exchange import Exchange
 from issuance.lockout import FailureLimits
-from issuance.request import CertificateRole, SharedSecret
+from issuance.request import CertificateRole, HeldCertificate, SharedSecret
 from issuance.sealed import SealedCredential
 from pki import der
 from pki.cms.errors import CmsError
@@ -72,6 +72,11 @@ class Authority:
     def is_agent(self) -> bool:
         """Whether an agent has signed the message. Who only carries it, by TLS, has not read what it says of keys and certificates."""
         return self.standing is Standing.AGENT
+
+    @property
+    def signed_with(self) -> HeldCertificate | None:
+        """The certificate that signs the message. That of the TLS connection is of who carries it, and need not be the sender's."""
+        return None if self.standing is Standing.TRANSPORT else self.caller.held
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,7 +290,7 @@ def _leave_out(turn: _Turn, blamed: Sequence[int]) -> None:
 
 def _is_signers_own(authority: Authority | None, wanted: RevokeRequest) -> bool:
     """Without it the message could not be sent again: whoever misses its response would lose the successor, too."""
-    held = None if authority is None else authority.caller.held
+    held = None if authority is None else authority.signed_with
     return held is not None and bool(held.issuer) and held.serial == f"{wanted.serial:x}"
 
 

@@ -123,7 +123,7 @@ def _is_issuer(endpoint: EstEndpoint, name: bytes) -> bool:
 
 
 def _holds(authority: Authority, record: CertificateRecord) -> bool:
-    held = authority.caller.held
+    held = authority.signed_with
     if held is None or held.role is not CertificateRole.PREVIOUS:
         return False
     return (held.issuer, held.serial) == (record.certificate.issuer, record.certificate.serial)

@@ -86,6 +86,7 @@ class CmcWorld:
             endpoint("passwords", authenticate=frozenset({Authentication.BASIC})),
             endpoint("off", full_cmc=False),
             endpoint("guarded", limits=EstLimits(failures_per_user=Limit(3, timedelta(hours=1)))),
+            endpoint("gateways", client_certificates=ClientCertificates(anchors=(MANUFACTURER.der,), roles=ROLES, enroll=True)),
         ]
         self.est = EstWorld(
             database,

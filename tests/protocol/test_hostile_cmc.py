@@ -19,7 +19,7 @@ from tests.helpers.authorities import Authority, certify, ec_key, name, purposes
 from tests.helpers.clock import FakeClock
 from tests.helpers.cmc import SignerOf, control, crm, crmf, csr, pki_data, read_reply, signed, tcr
 from tests.helpers.cmc_world import CA, RA, ROLES, SECRET, CmcWorld
-from tests.helpers.scep import integer, octets, oid, retag, rsa_key, seq
+from tests.helpers.scep import integer, octets, oid, retag, rsa_key, self_signed, seq
 
 SUCCESS, FAILED = 0, 2
 BAD_ALG, BAD_MESSAGE_CHECK, BAD_REQUEST, BAD_CERT_ID = 0, 1, 2, 4
@@ -35,14 +35,13 @@ async def world(tmp_path: Path, clock: FakeClock) -> AsyncIterator[CmcWorld]:
     await database.close()
 
 
-async def by_tls(world: CmcWorld, message: bytes, agent: SignerOf) -> cmc.Reply:
-    """The message over a connection for which the agent has presented its certificate."""
-    assert agent.certificate is not None
+async def by_tls(world: CmcWorld, message: bytes, carrier: SignerOf, *, label: str = "default") -> cmc.Reply:
+    """The message over a connection for which somebody, who need not have written it, has presented their certificate."""
     headers = {
         "Content-Type": "application/pkcs7-mime; smime-type=CMC-request",
-        "X-Test-Chain": base64.b64encode(agent.certificate.public_bytes(Encoding.DER)).decode(),
+        "X-Test-Chain": base64.b64encode(carrier.named.public_bytes(Encoding.DER)).decode(),
     }
-    reply = await world.est.post("fullcmc", base64.b64encode(message), headers)
+    reply = await world.est.post("fullcmc", base64.b64encode(message), headers, label=label)
     return read_reply(reply.text.encode(), by=RA)
 
 
@@ -64,6 +63,18 @@ async def test_what_an_agent_carries_by_tls_revokes_nothing_that_is_not_its_send
     data = pki_data([revoke(holder.named)], [tcr(1, csr(device))])
     reply = await by_tls(world, signed(data, SignerOf(device)), world.agent())
     assert (reply.about(1).status, reply.about(5).fail_info) == (SUCCESS, BAD_CERT_ID)
+
+
+async def test_what_a_holder_carries_by_tls_does_not_revoke_the_holders_certificate(world: CmcWorld) -> None:
+    """RFC 5272 §6.11: who revokes signs the message. A gateway that enrols what is behind it has not said that it gives up its own."""
+    gateway, device = await world.holder("gateways"), ec_key("device key")
+    for asked in ([tcr(1, csr(device))], []):
+        carried = signed(pki_data([revoke(gateway.named)], asked), SignerOf(device, self_signed(device)))
+        reply = await by_tls(world, carried, gateway, label="gateways")
+        assert reply.about(5).fail_info == BAD_CERT_ID
+    found = await world.est.issuing.issuance.certificate(f"{gateway.named.serial_number:x}")
+    assert found is not None
+    assert found.revoked_at is None
 
 
 @pytest.mark.parametrize("number", [1 << 32, 1 << 20_000, -1, -(1 << 20_000)], ids=["33 bits", "20001 bits", "-1", "negative"])
