@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from issuance.lockout import LOCKS, NO_LIMITS, Attempt, FailureLimits, Lockouts
+from issuance.lockout import LOCKS, NO_LIMITS, Attempt, FailureLimits, Lockouts, looked_up
 from issuance.sealed import SealedCredential, SealedKind, SealedSecrets
 from pki.clock import Clock
 from pki.reasons import Reason, Rejection
@@ -41,10 +41,7 @@ class CmcSecrets:
 
     async def _counted(self, attempt: Attempt, is_right: Callable[[str], bool]) -> SealedCredential:
         async with self._lockouts.turn(attempt):
-            row = await self._database.fetch_one(LOCKS_SQL, *attempt.locks)
-            if row is None:
-                raise AssertionError("a query that always has one row had none")
-            attempt.check(row, self._clock.micros())
+            await looked_up(self._database, LOCKS_SQL, attempt, self._clock.micros())
             found = await self._sealed.cmc_secret(endpoint=attempt.endpoint, identification=attempt.name)
             secret = self._nobodys() if found is None else found.secret
             if not is_right(secret.decode()) or found is None:

@@ -22,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from issuance.lockout import LOCKS, NO_LIMITS, UNGUARDED, Attempt, FailureLimits, Lockouts
+from issuance.lockout import LOCKS, NO_LIMITS, UNGUARDED, Attempt, FailureLimits, Lockouts, looked_up
 from issuance.names import CREDENTIAL_NAME, ENDPOINT, check_endpoint, prepared
 from issuance.sealed import SealedKind, forget_step
 from pki.clock import Clock, Micros
@@ -208,10 +208,8 @@ class Credentials:
     ) -> Credential:
         """An `id_` that is "" is nobody's, at no endpoint."""
         now = self._clock.micros()
-        row = await self._database.fetch_one(CHECK_SQL, *attempt.locks, kind.value, id_, endpoint if id_ else "", now)
-        if row is None:
-            raise AssertionError("a query that always has one row had none")
-        attempt.check(row, now)
+        place = (kind.value, id_, endpoint if id_ else "", now)
+        row = await looked_up(self._database, CHECK_SQL, attempt, now, *place)
         stored = None if row["id"] is None else str(row["secret"])
         if not await self._matches(kind, stored, presented) or stored is None:
             raise refusal(kind)
@@ -265,7 +263,8 @@ class Credentials:
     ) -> None:
         """Make a user of one endpoint, or replace password, roles and profile of one; a disabled one is enabled again.
 
-        `digest` makes the same password for Digest; without it, what Digest took before ends with the old password. Raises Rejection(MALFORMED) for a name or password that HTTP Basic cannot carry (RFC 7617 §2).
+        `digest` makes the same password for Digest; without it, what Digest took before ends with the old password.
+        Raises Rejection(MALFORMED) for a name or password that HTTP Basic cannot carry (RFC 7617 §2).
         """
         name = prepared(user)
         if not CREDENTIAL_NAME.fullmatch(name):

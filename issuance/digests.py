@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from issuance.credentials import Credential, CredentialKind, credential, est_user_id, refusal
-from issuance.lockout import LOCKS, NO_LIMITS, Attempt, FailureLimits, Lockouts
+from issuance.lockout import LOCKS, NO_LIMITS, Attempt, FailureLimits, Lockouts, looked_up
 from issuance.names import prepared
 from issuance.sealed import SealedKind, SealedSecrets
 from pki.clock import Clock
@@ -91,10 +91,7 @@ class Digests:
         id_, now = est_user_id(attempt.endpoint, attempt.name), self._clock.micros()
         name = prepared(attempt.name) if id_ else ""
         place = (CredentialKind.EST_USER.value, id_, attempt.endpoint if id_ else "", now, SealedKind.EST_DIGEST.value, name)
-        row = await self._database.fetch_one(CHECK_SQL, *attempt.locks, *place)
-        if row is None:
-            raise AssertionError("a query that always has one row had none")
-        attempt.check(row, now)
+        row = await looked_up(self._database, CHECK_SQL, attempt, now, *place)
         if row["id"] is None or row["secret"] is None:
             return None, self._opened("", "", self._box_of_nobody())
         return credential(row), self._opened(attempt.endpoint, name, bytes(row["secret"]))

@@ -20,7 +20,7 @@ from issuance.names import prepared
 from pki.clock import Clock, Micros
 from pki.reasons import Reason, Rejection, Unavailable
 from policy.limits import Limit, address_key, terms, wait
-from storage.database import Database, Row, Step
+from storage.database import Database, Row, Step, Value
 
 T = TypeVar("T")
 
@@ -94,6 +94,15 @@ class Attempt:
 
 
 UNGUARDED = Attempt("", "", "", "")
+
+
+async def looked_up(database: Database, query: str, attempt: Attempt, now: Micros, *arguments: Value) -> Row:
+    """The row of a query on LOCKS, whose own arguments begin at $5. Raises Rejection(RATE_LIMITED) and Unavailable."""
+    row = await database.fetch_one(query, *attempt.locks, *arguments)
+    if row is None:
+        raise AssertionError("a query that always has one row had none")
+    attempt.check(row, now)
+    return row
 
 
 class Lockouts:
