@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from issuance.request import Evidence, HeldCertificate
+from issuance.request import CertificateRole, Evidence, HeldCertificate
 from policy.principal import Principal
 
 
@@ -20,3 +20,8 @@ class Caller:
     @property
     def held(self) -> HeldCertificate | None:
         return self.evidence if isinstance(self.evidence, HeldCertificate) else None
+
+    @property
+    def role(self) -> CertificateRole | None:
+        """What that certificate is to the label; None for who came by something else."""
+        return None if self.held is None else self.held.role

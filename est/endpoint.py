@@ -10,9 +10,8 @@ from datetime import timedelta
 from policy.limits import Limit
 
 DEFAULT = "default"  # the endpoint whose URLs carry no label
-METHODS: Mapping[
-    str, str
-] = {  # of the operations; RFC 7030 §3.2.2: "the CA label MUST NOT be the same as any defined operation path segment"
+# Of the operations. RFC 7030 §3.2.2: "the CA label MUST NOT be the same as any defined operation path segment".
+METHODS: Mapping[str, str] = {
     "cacerts": "GET",
     "simpleenroll": "POST",
     "simplereenroll": "POST",

@@ -47,7 +47,7 @@ class Enroller:
 
     def names_to_renew(self, endpoint: EstEndpoint, caller: Caller, csr: Csr) -> WantedNames:
         """What a renewal by this caller asks for. Raises Rejection: FORBIDDEN, UNKNOWN_PROFILE, and those of names."""
-        if caller.held is not None and caller.held.role is CertificateRole.AGENT:
+        if caller.role is CertificateRole.AGENT:
             # RFC 7030 has no way to say whose certificate an agent renews: policy alone says which names it may ask for.
             refuse_change(csr)
             return names_of(csr)

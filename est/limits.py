@@ -28,7 +28,7 @@ def charges(endpoint: EstEndpoint, caller: Caller) -> tuple[Charge, ...]:
 
 def _name(caller: Caller) -> str:
     """Who renews a certificate is another principal with the next one, and the same caller: what has the same subject and names."""
-    if caller.certificate is None or caller.held is None or caller.held.role is not CertificateRole.PREVIOUS:
+    if caller.certificate is None or caller.role is not CertificateRole.PREVIOUS:
         return str(caller.principal)
     found = identity(caller.certificate)
     names = found.subject + (found.alternative_names or b"")  # DER: where one ends is in it

@@ -25,7 +25,10 @@ _HOW = {
 
 def check_linking(csr: Csr, endpoint: EstEndpoint, connection: Connection, caller: Caller) -> None:
     """What a label asks for has to be there, and what is there has to be right. Raises Rejection(BAD_CSR, FORBIDDEN)."""
-    if endpoint.proof_linking is ProofLinking.OFF or _is_agent(caller):
+    if endpoint.proof_linking is ProofLinking.OFF:
+        return
+    if caller.role is CertificateRole.AGENT:
+        # §3.7: what a registration authority hands on was bound to the connection that it had with the device, and checked by it.
         return
     required = endpoint.proof_linking is ProofLinking.REQUIRED
     if required and connection.proxied:
@@ -43,11 +46,6 @@ def check_linking(csr: Csr, endpoint: EstEndpoint, connection: Connection, calle
         raise _absent(binding)
     if not hmac.compare_digest(_decoded(csr.challenge_password), binding.octets):
         raise _wrong(binding)
-
-
-def _is_agent(caller: Caller) -> bool:
-    """§3.7: what a registration authority hands on was bound to the connection that it had with the device, and checked by it."""
-    return caller.held is not None and caller.held.role is CertificateRole.AGENT
 
 
 def _decoded(text: str) -> bytes:
