@@ -53,26 +53,7 @@ def est_settings(
     note: Note,
 ) -> EstSettings:
     """What is wrong goes to `note(place below the endpoint, message)`. `authority` is the registration authority that it has."""
-    if name.lower() in METHODS:
-        note(
-            (),
-            f"a label that is called like an operation of EST makes its URLs ambiguous (RFC 7030 section 3.2.2): rename {name}",
-        )
-    by_certificate = "certificate" in given.authenticate
-    if given.client_certificates != config_schema.EstClientCertificates() and not by_certificate:
-        note(("client_certificates",), "they are not asked for here: add certificate to authenticate")
-    if given.agents is not None and not by_certificate and not given.full_cmc:
-        note(("agents",), "nothing would ask for their certificates: add certificate to authenticate, or full_cmc: true")
-    certificates_count = given.client_certificates.anchors or given.client_certificates.enroll or given.agents is None
-    if by_certificate and certificates_count and not given.client_certificates.roles:
-        note(
-            ("authenticate",),
-            "say in client_certificates.roles which roles the holders of certificates have, or no policy grants them anything",
-        )
-    if given.server_keygen and profile is not None and not profile.server_keygen:
-        note(("server_keygen",), f"profile {profile.name} does not allow it; say server_keygen: true there")
-    if given.full_cmc and authority is None:
-        note(("full_cmc",), "say which registration_authority signs the responses")
+    _check(name, given, profile=profile, authority=authority, note=note)
     return EstSettings(
         name=name,
         profile=profile.name if profile is not None else given.profile,
@@ -98,6 +79,30 @@ def est_settings(
             enrollments_per_address=given.limits.enrollments_per_address,
         ),
     )
+
+
+def _check(name: str, given: config_schema.EstEndpoint, *, profile: Profile | None, authority: str | None, note: Note) -> None:
+    """What does not fit together."""
+    if name.lower() in METHODS:
+        note(
+            (),
+            f"a label that is called like an operation of EST makes its URLs ambiguous (RFC 7030 section 3.2.2): rename {name}",
+        )
+    by_certificate = "certificate" in given.authenticate
+    if given.client_certificates != config_schema.EstClientCertificates() and not by_certificate:
+        note(("client_certificates",), "they are not asked for here: add certificate to authenticate")
+    if given.agents is not None and not by_certificate and not given.full_cmc:
+        note(("agents",), "nothing would ask for their certificates: add certificate to authenticate, or full_cmc: true")
+    certificates_count = given.client_certificates.anchors or given.client_certificates.enroll or given.agents is None
+    if by_certificate and certificates_count and not given.client_certificates.roles:
+        note(
+            ("authenticate",),
+            "say in client_certificates.roles which roles the holders of certificates have, or no policy grants them anything",
+        )
+    if given.server_keygen and profile is not None and not profile.server_keygen:
+        note(("server_keygen",), f"profile {profile.name} does not allow it; say server_keygen: true there")
+    if given.full_cmc and authority is None:
+        note(("full_cmc",), "say which registration_authority signs the responses")
 
 
 def _anchors(place: Place, files: list[str], certificates: Certificates, note: Note) -> tuple[bytes, ...]:

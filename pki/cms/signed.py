@@ -322,14 +322,8 @@ async def sign(
 
     contentType and messageDigest are added to `attributes`; the bag has the signer's certificate and `others` (DER), sorted.
     """
-    signed_attributes = set_of(
-        sequence(attribute.oid, tlv(SET, attribute.value))
-        for attribute in (
-            Attribute(CONTENT_TYPE, content_type),
-            Attribute(MESSAGE_DIGEST, octet_string(digest.of(content))),
-            *attributes,
-        )
-    )
+    own = (Attribute(CONTENT_TYPE, content_type), Attribute(MESSAGE_DIGEST, octet_string(digest.of(content))))
+    signed_attributes = set_of(sequence(each.oid, tlv(SET, each.value)) for each in (*own, *attributes))
     value = await signature(signed_attributes, digest)
     digest_algorithm = sequence(DIGEST_OIDS[digest], null())
     signer_info = sequence(
