@@ -161,21 +161,21 @@ class Processor:
 
     def _judge(self, turn: _Turn, found: Read) -> WantedNames | None:
         """May this sender ask for this? The names, where they are not simply the request's. Raises CmcRefusal."""
-        endpoint, caller = turn.exchange.endpoint, turn.authority.caller
+        endpoint, caller, standing = turn.exchange.endpoint, turn.authority.caller, turn.authority.standing
         try:
-            match turn.authority.standing:
+            # The shared secret is a link of its own (§6.3); that to TLS is verified where it is there (RFC 7030 §3.5).
+            if standing is not Standing.SECRET or found.csr.challenge_password is not None:
+                check_linking(found.csr, endpoint, turn.exchange.connection, caller)
+            match standing:
                 case Standing.AGENT | Standing.PREVIOUS:
                     return self._enroller.names_to_renew(endpoint, caller, found.csr)
-                case Standing.DEVICE:
-                    return None
                 case Standing.SECRET:
                     _check_link(turn.asked, turn.authority.secret, found)
                     return None
-                case Standing.TRANSPORT:
-                    check_linking(found.csr, endpoint, turn.exchange.connection, caller)
+                case Standing.DEVICE | Standing.TRANSPORT:
                     return None
                 case _:
-                    assert_never(turn.authority.standing)
+                    assert_never(standing)
         except Rejection as rejection:
             raise from_rejection(rejection, body_parts=(found.body_part,)) from rejection
 

@@ -8,7 +8,7 @@ async with CmcWorld(database, clock) as world:
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Any, Self
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from est.connection import Connections
 from est.endpoint import Agents, Authentication, ClientCertificates, EstEndpoint, EstLimits, RegistrationKey
 from issuance.cmc_secrets import CmcSecrets
 from issuance.lockout import Lockouts
@@ -70,7 +71,14 @@ def endpoint(label: str = "default", **changes: Any) -> EstEndpoint:
 
 
 class CmcWorld:
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        endpoints: Iterable[EstEndpoint] | None = None,
+        connections: Connections | None = None,
+    ) -> None:
         self.database = database
         self.clock = clock
         self.sealed = SealedSecrets(database=database, clock=clock, sealer=Sealer([b"s" * 32]))
@@ -78,7 +86,7 @@ class CmcWorld:
         self.ra = RA
         self._agents: dict[tuple[str, str], bytes] = {}
         self.signer = TestSigner(RA_KEY)
-        endpoints = [
+        served = [
             endpoint(),
             endpoint("other"),
             endpoint("waiting", require_approval=True),
@@ -91,7 +99,7 @@ class CmcWorld:
         self.est = EstWorld(
             database,
             clock,
-            endpoints=endpoints,
+            endpoints=served if endpoints is None else endpoints,
             ca=CA,
             policies=[EVERYTHING],
             profiles=[device()],
@@ -99,6 +107,7 @@ class CmcWorld:
                 "crls": PublishedCrls(database),
                 "cmc_secrets": CmcSecrets(database=database, clock=clock, sealed=self.sealed, lockouts=lockouts),
                 "signer": self.signer,
+                "connections": connections,
             },
         )
         self.publisher = CrlPublisher(
