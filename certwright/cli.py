@@ -344,9 +344,9 @@ def requests_list(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """What waits for an approval, or what became of it; the newest first."""
-    from certwright import requests_cli
+    from certwright import admin_requests
 
-    finish(lambda: requests_cli.show_list(config, state.value, limit, output))
+    finish(lambda: admin_requests.show_list(config, state.value, limit, output))
 
 
 @requests.command("show", epilog="Example: certwright requests show 0123456789abcdef0123456789abcdef")
@@ -354,9 +354,9 @@ def requests_show(
     request_id: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None, output: OutputOption = Output.TABLE
 ) -> None:
     """One request: who asks, from where, with which key, and what the certificate would look like."""
-    from certwright import requests_cli
+    from certwright import admin_requests
 
-    finish(lambda: requests_cli.show(config, request_id, output))
+    finish(lambda: admin_requests.show(config, request_id, output))
 
 
 @requests.command(
@@ -368,9 +368,9 @@ def requests_approve(
     comment: Annotated[str, typer.Option("--comment", help="Kept with the decision.")] = "",
 ) -> None:
     """Agree: the client gets its certificate when it asks again. One approval is for one certificate."""
-    from certwright import requests_cli
+    from certwright import admin_requests
 
-    finish(lambda: requests_cli.approve(config, request_id, comment))
+    finish(lambda: admin_requests.approve(config, request_id, comment))
 
 
 @requests.command("deny", epilog="Example: certwright requests deny 0123456789abcdef0123456789abcdef --reason 'no such device'")
@@ -380,9 +380,9 @@ def requests_deny(
     config: ConfigOption = None,
 ) -> None:
     """Refuse: the client is told so, and why, for 30 days."""
-    from certwright import requests_cli
+    from certwright import admin_requests
 
-    finish(lambda: requests_cli.deny(config, request_id, reason))
+    finish(lambda: admin_requests.deny(config, request_id, reason))
 
 
 @profile.command("list", epilog="Example: certwright profile list -o yaml")
@@ -400,9 +400,9 @@ def keys_block(
     reason: Annotated[str, typer.Option("--reason", help="Where they come from; kept with each.")] = "listed",
 ) -> None:
     """Refuse these keys from now on, for certificates and accounts. Names the valid certificates that have one."""
-    from certwright import keys_cli
+    from certwright import admin_keys
 
-    finish(lambda: keys_cli.block(config, file, reason))
+    finish(lambda: admin_keys.block(config, file, reason))
 
 
 @ca.command("list", epilog="Example: certwright ca list")

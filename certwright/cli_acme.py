@@ -45,10 +45,10 @@ def eab_create(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make a key and print it with command lines that register; the HMAC key is never shown again."""
-    from certwright import eab_cli
+    from certwright import admin_eab
 
     finish(
-        lambda: eab_cli.create(
+        lambda: admin_eab.create(
             config,
             endpoint=endpoint,
             roles=role,
@@ -64,17 +64,17 @@ def eab_create(
 @eab.command("list", epilog="Example: certwright eab list -o json")
 def eab_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
     """Every key with what it gives, and how many accounts are bound to it. The HMAC keys are not shown."""
-    from certwright import eab_cli
+    from certwright import admin_eab
 
-    finish(lambda: eab_cli.show(config, output))
+    finish(lambda: admin_eab.show(config, output))
 
 
 @eab.command("revoke", epilog="Example: certwright eab revoke 0123456789abcdef0123")
 def eab_revoke(kid: Annotated[str, typer.Argument(metavar="KID")], config: ConfigOption = None) -> None:
     """End a key, and the rights of every account that is bound to it, at once and on every node."""
-    from certwright import eab_cli
+    from certwright import admin_eab
 
-    finish(lambda: eab_cli.revoke(config, kid))
+    finish(lambda: admin_eab.revoke(config, kid))
 
 
 @renewal.command(

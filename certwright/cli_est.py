@@ -1,4 +1,4 @@
-"""`certwright est …`: what there is, with which options. What it does is in est_cli.py, imported only when a command runs."""
+"""`certwright est …`: what there is, with which options. What it does is in admin_est.py, imported only when a command runs."""
 
 from __future__ import annotations
 
@@ -50,27 +50,29 @@ def user_add(
     ] = None,
 ) -> None:
     """Add a user, or change the password of one."""
-    from certwright import est_cli
+    from certwright import admin_est
 
     finish(
-        lambda: est_cli.user_add(config, name, endpoint=endpoint, roles=role, profile=profile_name, password_file=password_file)
+        lambda: admin_est.user_add(
+            config, name, endpoint=endpoint, roles=role, profile=profile_name, password_file=password_file
+        )
     )
 
 
 @user.command("list", epilog="Example: certwright est user list -o json")
 def user_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
     """Every user of every endpoint, with their roles and whether they still open anything."""
-    from certwright import est_cli
+    from certwright import admin_est
 
-    finish(lambda: est_cli.user_list(config, output))
+    finish(lambda: admin_est.user_list(config, output))
 
 
 @user.command("disable", epilog="Example: certwright est user disable printer-7 --endpoint default")
 def user_disable(name: UserArgument, config: ConfigOption = None, endpoint: EndpointOption = "default") -> None:
     """End a user's password at once, on every node. What was issued to them stays valid."""
-    from certwright import est_cli
+    from certwright import admin_est
 
-    finish(lambda: est_cli.user_disable(config, name, endpoint))
+    finish(lambda: admin_est.user_disable(config, name, endpoint))
 
 
 @token.command("create", epilog="Example: certwright est token create --endpoint default --role device --expires 90d")
@@ -83,25 +85,25 @@ def token_create(
     expires: ExpiresOption = None,
 ) -> None:
     """Make a token and print it; it is never shown again. Clients send it as Authorization: Bearer."""
-    from certwright import est_cli
+    from certwright import admin_est
 
-    finish(lambda: est_cli.token_create(config, endpoint=endpoint, roles=role, profile=profile_name, expires=expires))
+    finish(lambda: admin_est.token_create(config, endpoint=endpoint, roles=role, profile=profile_name, expires=expires))
 
 
 @token.command("list", epilog="Example: certwright est token list")
 def token_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
     """Every token by its id, with its endpoint and whether it still opens anything."""
-    from certwright import est_cli
+    from certwright import admin_est
 
-    finish(lambda: est_cli.token_list(config, output))
+    finish(lambda: admin_est.token_list(config, output))
 
 
 @token.command("disable", epilog="Example: certwright est token disable 0123456789abcdef")
 def token_disable(token_id: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
     """End a token at once, on every node."""
-    from certwright import est_cli
+    from certwright import admin_est
 
-    finish(lambda: est_cli.token_disable(config, token_id))
+    finish(lambda: admin_est.token_disable(config, token_id))
 
 
 @secret.command("create", epilog="Example: certwright est secret create --identification router-7 --role device")
@@ -116,10 +118,10 @@ def secret_create(
     secret_file: Annotated[Path | None, typer.Option("--secret-file", help="Default: a new one is made and printed.")] = None,
 ) -> None:
     """Make a shared secret and print it, or replace one; it is never shown again."""
-    from certwright import est_cli
+    from certwright import admin_est
 
     finish(
-        lambda: est_cli.secret_create(
+        lambda: admin_est.secret_create(
             config, identification, endpoint=endpoint, roles=role, profile=profile_name, expires=expires, file=secret_file
         )
     )
@@ -128,9 +130,9 @@ def secret_create(
 @secret.command("list", epilog="Example: certwright est secret list")
 def secret_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
     """Every shared secret by its identification. The secrets are not shown."""
-    from certwright import est_cli
+    from certwright import admin_est
 
-    finish(lambda: est_cli.secret_list(config, output))
+    finish(lambda: admin_est.secret_list(config, output))
 
 
 @secret.command("disable", epilog="Example: certwright est secret disable --identification router-7")
@@ -138,9 +140,9 @@ def secret_disable(
     *, identification: IdentificationOption, config: ConfigOption = None, endpoint: EndpointOption = "default"
 ) -> None:
     """End a shared secret at once, on every node."""
-    from certwright import est_cli
+    from certwright import admin_est
 
-    finish(lambda: est_cli.secret_disable(config, identification, endpoint))
+    finish(lambda: admin_est.secret_disable(config, identification, endpoint))
 
 
 @key.command("create", epilog="Example: certwright est key create --id 0badcafe")
@@ -155,22 +157,22 @@ def key_create(
     ] = None,
 ) -> None:
     """Make a key-encryption key and print it, or replace one; it is never shown again."""
-    from certwright import est_cli
+    from certwright import admin_est
 
-    finish(lambda: est_cli.key_create(config, key_id, endpoint=endpoint, expires=expires, file=key_file))
+    finish(lambda: admin_est.key_create(config, key_id, endpoint=endpoint, expires=expires, file=key_file))
 
 
 @key.command("list", epilog="Example: certwright est key list")
 def key_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
     """Every key-encryption key by its id. The keys are not shown."""
-    from certwright import est_cli
+    from certwright import admin_est
 
-    finish(lambda: est_cli.key_list(config, output))
+    finish(lambda: admin_est.key_list(config, output))
 
 
 @key.command("disable", epilog="Example: certwright est key disable --id 0badcafe")
 def key_disable(*, key_id: KeyIdOption, config: ConfigOption = None, endpoint: EndpointOption = "default") -> None:
     """End a key-encryption key at once, on every node."""
-    from certwright import est_cli
+    from certwright import admin_est
 
-    finish(lambda: est_cli.key_disable(config, key_id, endpoint))
+    finish(lambda: admin_est.key_disable(config, key_id, endpoint))

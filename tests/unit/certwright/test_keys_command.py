@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from acmeserver.jwk import parse_jwk
 from acmeserver.store import INSERT_ACCOUNT_SQL
-from certwright import keys_cli
+from certwright import admin_keys
 from certwright.commands import with_database
 from certwright.config import load
 from certwright.errors import Refused
@@ -29,26 +29,26 @@ def ca(made: Path, tmp_path: Path) -> Path:
 def test_a_list_is_taken_and_said_to_be(ca: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "list.txt"
     file.write_text("".join(hashlib.sha256(bytes([number])).hexdigest() + "\n" for number in range(3)))
-    assert keys_cli.block(ca / "certwright.yaml", file, "found") == 0
+    assert admin_keys.block(ca / "certwright.yaml", file, "found") == 0
     assert capsys.readouterr().out == "3 keys read, 3 of them new; they are refused from now on, on every node\n"
-    assert keys_cli.block(ca / "certwright.yaml", file, "found") == 0
+    assert admin_keys.block(ca / "certwright.yaml", file, "found") == 0
     assert capsys.readouterr().out.startswith("3 keys read, 0 of them new")
 
 
 def test_no_list_and_a_damaged_one_block_nothing(ca: Path, tmp_path: Path) -> None:
     file = tmp_path / "list.txt"
     with pytest.raises(Refused, match="No such file"):
-        keys_cli.block(ca / "certwright.yaml", file, "found")
+        admin_keys.block(ca / "certwright.yaml", file, "found")
     file.write_text("# nothing\n")
     with pytest.raises(Refused, match="holds no keys"):
-        keys_cli.block(ca / "certwright.yaml", file, "found")
+        admin_keys.block(ca / "certwright.yaml", file, "found")
     file.write_text(hashlib.sha256(b"").hexdigest() + "\nnonsense\n")
     with pytest.raises(Rejection, match="line 2"):
-        keys_cli.block(ca / "certwright.yaml", file, "found")
+        admin_keys.block(ca / "certwright.yaml", file, "found")
 
 
 def test_the_key_of_a_certificate_is_blocked_and_nobody_else_is_named(ca: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert keys_cli.block(ca / "certwright.yaml", ca / "ca" / "root.pem", "found") == 0
+    assert admin_keys.block(ca / "certwright.yaml", ca / "ca" / "root.pem", "found") == 0
     said = capsys.readouterr()
     assert (said.out[:17], said.err) == ("1 keys read, 1 of", "")
 
@@ -65,7 +65,7 @@ def test_an_account_that_has_the_key_is_revoked_and_counted(
     )
     file = tmp_path / "key.pem"
     file.write_bytes(jwk.key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    assert keys_cli.block(ca / "certwright.yaml", file, "found") == 0
+    assert admin_keys.block(ca / "certwright.yaml", file, "found") == 0
     assert "1 ACME accounts had one of them and are revoked" in capsys.readouterr().out
-    assert keys_cli.block(ca / "certwright.yaml", file, "found") == 0
+    assert admin_keys.block(ca / "certwright.yaml", file, "found") == 0
     assert "ACME accounts" not in capsys.readouterr().out

@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 import pytest
 
+from certwright.admin_requests import unix_user
 from certwright.compose import make_approvals
 from certwright.config import Config, load
-from certwright.requests_cli import unix_user
 from issuance.plan import wanted_names
 from issuance.request import ApiKey, Channel, IssuanceRequest, Pending
 from pki.clock import Clock, SystemClock
