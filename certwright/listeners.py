@@ -300,19 +300,24 @@ def _edge(listener: Listener, log: Log, metrics: Metrics, traffic: Traffic, prox
         route = resource.canonical if resource is not None else "none"
         seconds.observe(took)
         metrics.requests.labels(name, route, _method(request.method), f"{response.status // 100}xx").inc()
-        log.info(
-            "request",
-            request_id=request_id,
-            listener=name,
-            method=request.method,
-            path=request.rel_url.raw_path[:500],
-            status=response.status,
-            milliseconds=round(took * 1000, 2),
-            source=request.remote,
-        )
+        _log_request(log, name, request, response, took)
         return response
 
     return edge
+
+
+def _log_request(log: Log, listener: str, request: web.Request, response: web.StreamResponse, took: float) -> None:
+    """One line; `took` is in seconds."""
+    log.info(
+        "request",
+        request_id=request["request_id"],
+        listener=listener,
+        method=request.method,
+        path=request.rel_url.raw_path[:500],
+        status=response.status,
+        milliseconds=round(took * 1000, 2),
+        source=request.remote,
+    )
 
 
 async def _answer(request: web.Request, handler: Handler, log: Log) -> web.StreamResponse:
