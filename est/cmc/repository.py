@@ -26,6 +26,8 @@ from policy.principal import Principal, PrincipalKind
 class Certificates(Protocol):
     """What CMC needs of `issuance.service.Issuance`."""
 
+    def claimed_issuers(self, *, name: bytes, key_identifier: bytes | None) -> frozenset[str]: ...
+
     async def certificate(
         self, serial: str, *, issuer: str | None = None, principal: str | None = None
     ) -> CertificateRecord | None: ...
@@ -110,12 +112,12 @@ class Repository:
         return record, principal
 
     async def _find(self, endpoint: EstEndpoint, issuer: bytes, serial: int) -> CertificateRecord:
-        if not _is_issuer(endpoint, issuer):
-            raise _no_such_certificate()
-        record = await self._certificates.certificate(f"{serial:x}", issuer=endpoint.issuer)
-        if record is None or (record.channel, record.endpoint) != (Channel.EST.value, endpoint.label):
-            raise _no_such_certificate()
-        return record
+        """By whichever of our CAs: a label may have had another one before, and a credential a profile of another."""
+        for name in sorted(self._certificates.claimed_issuers(name=issuer, key_identifier=None)):
+            record = await self._certificates.certificate(f"{serial:x}", issuer=name)
+            if record is not None and (record.channel, record.endpoint) == (Channel.EST.value, endpoint.label):
+                return record
+        raise _no_such_certificate()
 
 
 def _is_issuer(endpoint: EstEndpoint, name: bytes) -> bool:

@@ -38,11 +38,11 @@ from tests.helpers.profiles import device
 from tests.helpers.scep import rsa_key
 
 CA = TestCa()
-OTHER_CA = TestCa()
+OLD_CA = TestCa(name="old")  # which the labels had before
 REGISTRARS = Authority("Registrars")
 MANUFACTURER = Authority("Manufacturer")
 ROLES = frozenset({"device"})
-EVERYTHING = Policy("everything", ROLES, frozenset({"device"}), ("*.example.com",), ("*",))
+EVERYTHING = Policy("everything", ROLES, frozenset({"device", "old"}), ("*.example.com",), ("*",))
 SECRET = "correct horse battery"  # a shared secret
 RA_KEY = rsa_key("cmc-ra")
 
@@ -101,8 +101,9 @@ class CmcWorld:
             clock,
             endpoints=served if endpoints is None else endpoints,
             ca=CA,
+            other_cas=[OLD_CA],
             policies=[EVERYTHING],
-            profiles=[device()],
+            profiles=[device(), replace(device(), name="old", issuer="old")],
             serving={
                 "crls": PublishedCrls(database),
                 "cmc_secrets": CmcSecrets(database=database, clock=clock, sealed=self.sealed, lockouts=lockouts),

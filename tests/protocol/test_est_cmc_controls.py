@@ -14,15 +14,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from issuance.approvals import Verdict
+from issuance.request import BasicPassword
 from pki.clock import to_datetime
 from pki.reasons import Unavailable
-from policy.principal import COMMAND_LINE
+from policy.principal import COMMAND_LINE, Principal, PrincipalKind
 from storage.open import open_database
 from tests.helpers import cmc
 from tests.helpers.authorities import ec_key
 from tests.helpers.clock import FakeClock
 from tests.helpers.cmc import SignerOf, Unsigned, control, csr, pki_data, signed, tcr
-from tests.helpers.cmc_world import CA, SECRET, CmcWorld
+from tests.helpers.cmc_world import CA, OLD_CA, ROLES, SECRET, CmcWorld
 from tests.helpers.scep import asn1_content, children, integer, octets, oid, rsa_key, self_signed, seq
 
 SUCCESS, FAILED, PENDING, POP_REQUIRED, PARTIAL = 0, 2, 3, 6, 7
@@ -155,6 +156,22 @@ async def test_nobody_revokes_the_certificate_of_somebody_else(world: CmcWorld) 
     assert len(texts) == 1
     assert not await is_revoked(world, others.named)
     assert not await is_revoked(world, elsewhere.named)
+
+
+async def test_a_certificate_of_the_ca_that_the_label_had_before_is_the_labels_still(world: CmcWorld) -> None:
+    """docs/est.md: what this label issued, whichever of our CAs it was by. Its holder and the agents revoke it."""
+    name = OLD_CA.certificate.subject.public_bytes()
+    alice, evidence = Principal(PrincipalKind.EST_USER, "default/alice", ROLES), (BasicPassword("default/alice"),)
+    for of_holder in (True, False):
+        der = await world.est.enrolled("default", common_name="dev1", profile="old", principal=alice, evidence=evidence)
+        made = x509.load_der_x509_certificate(der)
+        signer = SignerOf(ec_key("subscriber"), made) if of_holder else world.agent()
+        for label, issuer, status in (("other", name, 400), ("default", ISSUER, 400), ("default", name, 200)):
+            wanted = control(5, cmc.GET_CERT, cmc.get_cert(issuer, made.serial_number))
+            await world.send(signed(pki_data([wanted]), world.agent()), label=label, status=status)
+        reply = await world.send(signed(pki_data([revoke(made, issuer=name)]), signer), status=200)
+        assert reply.about(5).status == SUCCESS
+        assert await is_revoked(world, made)
 
 
 async def test_a_reason_that_is_the_cas_to_give_revokes_nothing(world: CmcWorld) -> None:
