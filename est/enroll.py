@@ -77,16 +77,21 @@ class Enroller:
 
     async def _answer(self, exchange: Exchange, caller: Caller, csr: Csr, names: WantedNames | None = None) -> web.Response:
         outcome = await self.submit(exchange.endpoint, caller, csr, names=names)
-        match outcome:
-            case Issued(certificate):
-                # §4.2.3: the certs-only message holds the issued certificate and nothing else.
-                return exchange.certificates(certificate.der)
-            case Pending(_, seconds):
-                return pending(seconds)
-            case Rejected(rejection):
-                raise rejection
-            case _:
-                assert_never(outcome)
+        if isinstance(outcome, Issued):
+            # §4.2.3: the certs-only message holds the issued certificate and nothing else.
+            return exchange.certificates(outcome.certificate.der)
+        return not_issued(outcome)
+
+
+def not_issued(outcome: Pending | Rejected) -> web.Response:
+    """Raises Rejection where asking again does not help."""
+    match outcome:
+        case Pending(_, seconds):
+            return pending(seconds)
+        case Rejected(rejection):
+            raise rejection
+        case _:
+            assert_never(outcome)
 
 
 def _request(endpoint: EstEndpoint, caller: Caller, csr: Csr, names: WantedNames) -> IssuanceRequest:

@@ -16,13 +16,13 @@ from aiohttp import web
 from est.authentication import Authenticator
 from est.caller import Caller
 from est.endpoint import Base64Wrap, RegistrationKey
-from est.enroll import Enroller, read_csr
+from est.enroll import Enroller, not_issued, read_csr
 from est.errors import HttpRefusal
-from est.exchange import Exchange, pending
+from est.exchange import Exchange
 from est.keymaker import KeyMaker, PrivateKey, pkcs8, request_for
 from est.keypackage import Seal, ToHeldKey, ToSharedKey, packed, read_wish, seal_to_certificate, seal_to_shared_key
 from est.wire import certs_only, multipart_mixed
-from issuance.request import Issued, Pending, Rejected
+from issuance.request import Issued
 from issuance.sealed import SealedCredential
 from pki.cms.types import Digest
 from pki.csr import Csr, parse_unproved_csr
@@ -88,13 +88,13 @@ class KeyGeneration:
         self._check_profile(caller.profile or exchange.endpoint.profile)
         sealing = await self._sealing(exchange, caller, asked)
         if (foreseen := await self._enroller.foresee(exchange.endpoint, caller, asked)) is not None:
-            return _nothing(foreseen)
+            return not_issued(foreseen)
         key = await self._maker.like(asked.public_key)
         part = await self._part(key, sealing)
         outcome = await self._enroller.submit(exchange.endpoint, caller, request_for(asked, key), asked_with=asked)
         if isinstance(outcome, Issued):
             return self._response(exchange, part, outcome.certificate.der)
-        return _nothing(outcome)
+        return not_issued(outcome)
 
     def _check_profile(self, name: str) -> None:
         """The label's own profile was looked at with the configuration; a caller may have another."""
@@ -153,16 +153,6 @@ class KeyGeneration:
         return web.Response(
             body=body, headers={"Content-Type": f"multipart/mixed; boundary={boundary}", "Cache-Control": "no-store"}
         )
-
-
-def _nothing(outcome: Pending | Rejected) -> web.Response:
-    match outcome:
-        case Pending(_, seconds):
-            return pending(seconds)
-        case Rejected(rejection):
-            raise rejection
-        case _:
-            assert_never(outcome)
 
 
 def _unknown_key() -> Rejection:
