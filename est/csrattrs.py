@@ -11,6 +11,7 @@ from cryptography import x509
 from est.endpoint import CsrAttributes, EstEndpoint, ProofLinking
 from pki import der
 from pki.cms.fields import integer, null, octet_string, oid, sequence, set_of, tlv
+from pki.cms.types import RSA_ENCRYPTION
 from pki.plan import SUBJECT_ATTRIBUTES, key_usage_extension
 from policy import keys
 from policy.profiles import CommonName, Profile
@@ -19,7 +20,6 @@ CHALLENGE_PASSWORD = oid("1.2.840.113549.1.9.7")
 EXTENSION_REQUEST = oid("1.2.840.113549.1.9.14")
 REQUEST_TEMPLATE = oid("1.2.840.113549.1.9.16.2.61")  # id-aa-certificationRequestInfoTemplate
 EXTENSION_TEMPLATE = oid("1.2.840.113549.1.9.16.2.62")  # id-aa-extensionReqTemplate
-RSA_ENCRYPTION = oid("1.2.840.113549.1.1.1")
 COMMON_NAME = oid("2.5.4.3")
 KEY_USAGE = oid("2.5.29.15")
 SUBJECT_ALTERNATIVE_NAME = oid("2.5.29.17")
