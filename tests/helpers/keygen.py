@@ -27,6 +27,7 @@ from pyasn1_alt_modules import rfc5652, rfc5958
 from pki import der
 from pki.certificate import assemble, signature_algorithm
 from pki.cms.fields import integer, octet_string, oid, sequence, set_of, tlv
+from tests.helpers.authorities import usage
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -176,21 +177,8 @@ def holder_certificate(
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
     if usages is not None:
-        bits = dict.fromkeys(
-            (
-                "digital_signature",
-                "content_commitment",
-                "key_encipherment",
-                "data_encipherment",
-                "key_agreement",
-                "key_cert_sign",
-                "crl_sign",
-                "encipher_only",
-                "decipher_only",
-            ),
-            False,
-        )
-        builder = builder.add_extension(x509.KeyUsage(**{**bits, **dict.fromkeys(usages, True)}), critical=True)
+        extension, critical = usage(**dict.fromkeys(usages, True))
+        builder = builder.add_extension(extension, critical=critical)
     return builder.sign(key, hashes.SHA256())
 
 
