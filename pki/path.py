@@ -44,7 +44,9 @@ _UNREADABLE = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-_INNER_WORDS = re.compile(r"(validation failed|candidates exhausted|fatal error): | \(encountered processing .*\)|: AlgorithmIdentifier \{.*\}")
+_INNER_WORDS = re.compile(
+    r"(validation failed|candidates exhausted|fatal error): | \(encountered processing .*\)|: AlgorithmIdentifier \{.*\}"
+)
 
 
 class PathError(Exception):
