@@ -8,6 +8,7 @@ What it logged is printed when the test fails inside the `with` block.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import selectors
@@ -21,6 +22,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +40,21 @@ def free_ports(count: int) -> list[int]:
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
         one.close()
+    return ports
+
+
+def reserved_ports(owner: object, count: int) -> list[int]:
+    """As `free_ports`, and as long as `owner` lives the kernel gives them to nobody who asks for any port: also not while a server
+    that listens there is down. A server has to set SO_REUSEADDR.
+    """
+    kept = contextlib.ExitStack()
+    weakref.finalize(owner, kept.close)
+    ports = []
+    for _ in range(count):
+        one = kept.enter_context(socket.socket())
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(("127.0.0.1", 0))
+        ports.append(one.getsockname()[1])
     return ports
 
 
@@ -86,7 +103,7 @@ class Server:
             directory = Path(self._temporary.name) / "certwright"
         self.directory = directory
         self.http01_port = http01_port or free_ports(1)[0]
-        self.https_port, self.mtls_port, self.http_port, self.metrics_port = free_ports(4)
+        self.https_port, self.mtls_port, self.http_port, self.metrics_port = reserved_ports(self, 4)
         self._resolver = resolver
         self._allow_networks = allow_networks
         self._database = database
