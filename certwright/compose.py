@@ -26,16 +26,16 @@ from acmeserver.settlement import ORIGIN, OrderSettler
 from acmeserver.star import ORIGIN as STAR_ORIGIN
 from acmeserver.star_settlement import StarSettler
 from acmeserver.validations import Retries
-from certwright import config as configuration
 from certwright import status
 from certwright.compose_acme import OrderRules, acme_endpoint, validation_job
 from certwright.compose_est import est_server
+from certwright.compose_scep import scep_server
 from certwright.compose_validation import caa_checker, challenge_methods, perspectives_of
 from certwright.config import Config
 from certwright.exporter import NotAvailable, TlsInternals, find_internals
 from certwright.listeners import Listener, Traffic, application
 from certwright.logs import Log
-from certwright.measure import MeasuredSigner, Outcomes
+from certwright.measure import MeasuredSigner, Outcomes, ScepCounts
 from certwright.metrics import Metrics
 from certwright.pages import MetricsPage
 from certwright.proxies import Proxies
@@ -56,9 +56,8 @@ from pki.sealing import Sealer
 from policy.lints import LintGate, pkilint_linter
 from rest.http import RestServer
 from rest.http import routes as rest_routes
-from scep.endpoint import ScepEndpoint
-from scep.http import ScepServer
 from scep.http import routes as scep_routes
+from scep.transactions import Transactions
 from signer.api import Signer
 from signer.client import SignerClient
 from storage.database import Database
@@ -159,12 +158,15 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         signer=signer,
         internals=internals,
     )
-    scep = ScepServer(
-        endpoints={name: scep_endpoint(config, settings) for name, settings in config.scep.items()},
+    scep = scep_server(
+        config,
         issuance=issuance,
-        signer=signer,
+        database=database,
+        clock=clock,
         credentials=credentials,
-        random_bytes=secrets.token_bytes,
+        lockouts=lockouts,
+        signer=signer,
+        counts=ScepCounts(metrics),
     )
     rest = RestServer(issuance=issuance, credentials=credentials, base_url=config.base_url)
     pages = status.StatusPages(
@@ -178,9 +180,9 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
     metrics_page = MetricsPage(config=config, database=database, metrics=metrics, issuers=issuers)
 
     tables = {
-        Listener.HTTPS: [*acme_routes(acme), *rest_routes(rest), *scep_routes(scep), *status.routes(pages)],
+        Listener.HTTPS: [*acme_routes(acme), *rest_routes(rest), *scep_routes(scep.server), *status.routes(pages)],
         Listener.MTLS: [*est_routes(est), *rest_routes(rest), *status.health_routes(pages)],
-        Listener.HTTP: [*scep_routes(scep), *status.routes(pages), *est_routes(est)],  # EST refuses there: RFC 7030 §3.3
+        Listener.HTTP: [*scep_routes(scep.server), *status.routes(pages), *est_routes(est)],  # EST refuses there: RFC 7030 §3.3
         Listener.METRICS: [web.get("/metrics", metrics_page.handle), *status.health_routes(pages)],
     }
     proxies = Proxies(
@@ -196,6 +198,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         "crl": functools.partial(_look, publisher),
         "sweep": functools.partial(_sweep, sweeper, clock),
         "approvals": functools.partial(_expire, approvals, clock, config.retention.unfinished),
+        "scep": functools.partial(_forget, scep.transactions, clock),
         "acme-clean": functools.partial(_clean, acme, clock),
         "acme-retention": functools.partial(_retain, Retention(database=database, clock=clock, kept=config.retention), clock),
     }
@@ -307,25 +310,6 @@ def expected_keys(config: Config) -> Mapping[str, bytes]:
     }
 
 
-def scep_endpoint(config: Config, settings: configuration.ScepSettings) -> ScepEndpoint:
-    authority = config.registration_authorities[settings.registration_authority]
-    return ScepEndpoint(
-        name=settings.name,
-        profile=settings.profile,
-        ra_key=authority.key,
-        ra_certificate=authority.certificate,
-        ca_certificates=_ca_certificates(config, settings.profile),
-        include_root=settings.include_root,
-        legacy=settings.legacy,
-    )
-
-
-def _ca_certificates(config: Config, profile: str) -> tuple[bytes, ...]:
-    """The CA that issues by this profile, and what is above it (DER)."""
-    issuer = config.issuers[config.profiles.get(profile).issuer]
-    return (issuer.certificate, *issuer.chain)
-
-
 # ---------------------------------------------------------------------- jobs
 
 
@@ -336,6 +320,7 @@ async def schedule(composition: Composition, clock: Clock) -> None:
         await composition.jobs.enqueue("crl", {"issuer": issuer}, run_at=now, dedupe=job_key(issuer))
     await composition.jobs.enqueue("sweep", {}, run_at=now, dedupe="sweep")
     await composition.jobs.enqueue("approvals", {}, run_at=now, dedupe="approvals")
+    await composition.jobs.enqueue("scep", {}, run_at=now, dedupe="scep")
     await composition.jobs.enqueue("acme-clean", {}, run_at=now, dedupe="acme-clean")
     await composition.jobs.enqueue("acme-star", {}, run_at=now, dedupe="acme-star")
     await composition.jobs.enqueue("acme-retention", {}, run_at=now, dedupe="acme-retention")
@@ -353,6 +338,11 @@ async def _sweep(sweeper: Sweeper, clock: Clock, _job: Job) -> Micros | None:
 async def _expire(approvals: Approvals, clock: Clock, kept: timedelta, _job: Job) -> Micros | None:
     full = await approvals.expire(kept=kept) >= AT_ONCE
     return clock.micros() if full else after(clock.micros(), EXPIRE_EVERY)
+
+
+async def _forget(transactions: Transactions, clock: Clock, _job: Job) -> Micros | None:
+    await transactions.forget()
+    return after(clock.micros(), CLEAN_EVERY)
 
 
 async def _clean(acme: AcmeServer, clock: Clock, _job: Job) -> Micros | None:

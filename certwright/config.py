@@ -27,6 +27,7 @@ from certwright.config_files import ConfigFiles
 from certwright.config_issuers import Issuer, IssuerReader, RegistrationAuthority
 from certwright.config_profiles import build_profile
 from certwright.config_proxies import LINKED, proxy_settings
+from certwright.config_scep import ScepReader, ScepSettings, check_names
 from certwright.config_validation import Files, Validation, validation_settings
 from certwright.proxies import Proxy
 from certwright.yaml_positions import ConfigError, Document, Place, Problem, read_document
@@ -38,9 +39,6 @@ from policy.rules import Policy
 from signer.api import KeyConfig
 
 Address = tuple[str, int]
-
-# What this release does of what the schema knows.
-SCEP_CHALLENGES = frozenset({"static"})
 
 _SEALING = (
     "sealed in the database by a key in a file: make one with "
@@ -59,16 +57,6 @@ class Listen:
     mtls: Address | None
     http: Address | None
     metrics: Address | None
-
-
-@dataclass(frozen=True, slots=True)
-class ScepSettings:
-    name: str
-    profile: str
-    registration_authority: str
-    challenge: frozenset[str]
-    include_root: bool
-    legacy: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +184,7 @@ class _Builder:
             policies=policies,
             acme=self._acme(profiles),
             est={name: self._est(name, given, profiles) for name, given in root.endpoints.est.items()},
-            scep={name: self._scep(name, given, profiles) for name, given in root.endpoints.scep.items()},
+            scep={name: self._scep(name, given, profiles, issuers, authorities) for name, given in root.endpoints.scep.items()},
             validation=self._validation(profiles),
             approvals=Terms(root.approvals.expire_after, root.approvals.pending_per_requester),
             retention=retention_settings(root.retention, partial(self._note_below, ("retention",))),
@@ -265,12 +253,6 @@ class _Builder:
             require_approval=given.require_approval,
         )
 
-    def _served(self, place: Place, given: Iterable[str], served: frozenset[str]) -> None:
-        """What the schema knows and this release does not do is refused, never ignored."""
-        for index, word in enumerate(given):
-            if word not in served:
-                self._document.note((*place, index), f"{word} is not served yet; there is: {', '.join(sorted(served))}")
-
     def _acme(self, profiles: list[Profile]) -> dict[str, AcmeSettings]:
         settings: dict[str, AcmeSettings] = {}
         for name, given in self._root.endpoints.acme.items():
@@ -307,24 +289,25 @@ class _Builder:
             note=partial(self._note_below, place),
         )
 
-    def _scep(self, name: str, given: config_schema.ScepEndpoint, profiles: list[Profile]) -> ScepSettings:
+    def _scep(
+        self,
+        name: str,
+        given: config_schema.ScepEndpoint,
+        profiles: list[Profile],
+        issuers: Mapping[str, Issuer],
+        authorities: Mapping[str, RegistrationAuthority],
+    ) -> ScepSettings:
         place = ("endpoints", "scep", name)
-        self._served((*place, "challenge"), given.challenge, SCEP_CHALLENGES)
-        authorities = self._root.registration_authorities
-        authority = given.registration_authority
-        if authority is not None:
-            self._known((*place, "registration_authority"), "registration authority", authority, authorities)
-        elif len(authorities) == 1:
-            authority = next(iter(authorities))
-        else:
-            self._document.note(place, "say which registration_authority decrypts for it", at_key=True)
-        return ScepSettings(
-            name=name,
-            profile=self._profile_name((*place, "profile"), given.profile, profiles),
-            registration_authority=authority or "",
-            challenge=frozenset(given.challenge),
-            include_root=given.include_root,
-            legacy=frozenset(given.legacy),
+        wanted = self._profile_name((*place, "profile"), given.profile, profiles)
+        profile = next((profile for profile in profiles if profile.name == wanted), None)
+
+        def unknown(below: Place, text: str) -> None:
+            self._known((*place, *below), "registration authority", text, authorities)
+
+        check_names(given, authorities, unknown)
+        reader = ScepReader(given, files=self._files, place=place, note=partial(self._note_below, place))
+        return reader.settings(
+            name, profile=profile, issuer=None if profile is None else issuers.get(profile.issuer), authorities=authorities
         )
 
     # ---- the rest

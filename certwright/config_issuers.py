@@ -32,6 +32,7 @@ class Issuer:
     crl_lifetime: timedelta
     alternates: tuple[tuple[bytes, ...], ...] = field(default=(), repr=False)  # DER, each as (certificate, *chain)
     rollover: tuple[bytes, ...] = field(default=(), repr=False)  # DER
+    next: tuple[bytes, ...] = field(default=(), repr=False)  # DER, the CA that follows, then what is above it
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class IssuerReader:
                 for index, files in enumerate(given.alternate_chains)
             ),
             self._rollover((*place, "rollover"), given.rollover, [*own[:1], *chain]),
+            self._next((*place, "next"), given.next),
         )
 
     def _check_chain(self, place: Place, certificates: list[x509.Certificate]) -> None:
@@ -119,6 +121,13 @@ class IssuerReader:
             said = f"{one.subject.rfc4514_string()!r} was not issued by a CA of this chain, and issued none of it"
             self._document.note(at, f"{said}; it would take no client from one root to the other")
         return tuple(one.public_bytes(Encoding.DER) for _, one in found)
+
+    def _next(self, place: Place, files: list[str]) -> tuple[bytes, ...]:
+        found = [one for index, file in enumerate(files) for one in self._files.certificates((*place, index), file)]
+        if found:
+            self._check_ca((*place, 0), found[0])
+        self._check_chain(place, found)
+        return tuple(one.public_bytes(Encoding.DER) for one in found)
 
     def _check_ca(self, place: Place, certificate: x509.Certificate) -> None:
         try:

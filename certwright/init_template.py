@@ -130,8 +130,9 @@ endpoints:
   scep:
     default:
       profile: device
-      challenge: [static]
+      challenge: [static, one-time]      # one-time: certwright scep challenge create
       registration_authority: scep
+      renewal: {{roles: [device]}}      # who enrolled renews itself
       # What old devices (and Debian's scepclient) still speak. Leave it out when all of yours can do AES and SHA-256.
       legacy: [sha1, des-cbc, des-ede3-cbc]
 

@@ -23,6 +23,22 @@ class Outcomes:
         self._issued.labels(profile, channel, result).inc()
 
 
+class ScepCounts:
+    """`scep.authorization.Observer`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def authorized(self, *, endpoint: str, way: str, result: str) -> None:
+        self._metrics.scep_authorizations.labels(endpoint, way, result).inc()
+
+    def answered(self, *, endpoint: str, message_type: str, result: str) -> None:
+        self._metrics.scep_messages.labels(endpoint, message_type, result).inc()
+
+    def legacy(self, *, endpoint: str, algorithm: str) -> None:
+        self._metrics.scep_legacy.labels(endpoint, algorithm).inc()
+
+
 class MeasuredSigner:
     """`signer.api.Signer`, each signature timed, its way through the socket included."""
 

@@ -60,6 +60,21 @@ class Metrics:
             registry=registry,
         )
         self.ocsp = Counter("certwright_ocsp_responses", "OCSP responses by status.", ["issuer", "status"], registry=registry)
+        self.scep_messages = Counter(
+            "certwright_scep_messages", "SCEP messages by type and answer.", ["endpoint", "type", "result"], registry=registry
+        )
+        self.scep_authorizations = Counter(
+            "certwright_scep_authorizations",
+            "SCEP requests by what let them in.",
+            ["endpoint", "way", "result"],
+            registry=registry,
+        )
+        self.scep_legacy = Counter(
+            "certwright_scep_legacy",
+            "SCEP messages that were accepted with an algorithm of the endpoint's `legacy`: an old device, or a downgrade on the way.",
+            ["endpoint", "algorithm"],
+            registry=registry,
+        )
         self.ignored_client_certificates = Counter(
             "certwright_ignored_client_certificate_headers",
             "Requests with a client certificate in a header that came from an address that `proxies` does not list.",

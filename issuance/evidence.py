@@ -16,9 +16,11 @@ from issuance.request import (
     BasicPassword,
     BearerToken,
     ChallengeEvidence,
+    DelegatedChallenge,
     DigestPassword,
     HeldCertificate,
     IssuanceRequest,
+    OneTimeChallenge,
     PolicyOwnership,
     ScepChallenge,
     SharedSecret,
@@ -85,7 +87,7 @@ def check_evidence(
                 authenticated |= request.principal.kind is PrincipalKind.CMC_CLIENT
             case HeldCertificate():
                 authenticated |= request.principal.kind is PrincipalKind.TLS_CLIENT
-            case ScepChallenge():
+            case ScepChallenge() | OneTimeChallenge() | DelegatedChallenge():
                 authenticated |= request.principal.kind is PrincipalKind.SCEP_CLIENT
             case ApiKey():
                 authenticated |= request.principal.kind is PrincipalKind.API_KEY

@@ -15,11 +15,13 @@ from issuance.request import (
     BasicPassword,
     BearerToken,
     ChallengeEvidence,
+    DelegatedChallenge,
     DigestPassword,
     Evidence,
     HeldCertificate,
     IssuanceRequest,
     IssuedCertificate,
+    OneTimeChallenge,
     Origin,
     PolicyOwnership,
     ScepChallenge,
@@ -207,7 +209,15 @@ def _evidence(evidence: Evidence) -> dict[str, object]:
                 "credential": evidence.credential_id,
                 "sha256": evidence.sha256,
             }
-        case BasicPassword() | DigestPassword() | BearerToken() | SharedSecret() | ScepChallenge() | ApiKey():
+        case (
+            BasicPassword()
+            | DigestPassword()
+            | BearerToken()
+            | SharedSecret()
+            | ScepChallenge()
+            | OneTimeChallenge()
+            | (DelegatedChallenge() | ApiKey())
+        ):
             return {"kind": type(evidence).__name__, "credential": evidence.credential_id}
         case _:
             assert_never(evidence)

@@ -28,6 +28,8 @@ T = TypeVar("T")
 LOCKS = """(SELECT (SELECT tat FROM rate_bucket WHERE owner = $1 AND name = $2) AS by_name,
     (SELECT tat FROM rate_bucket WHERE owner = $3 AND name = $4) AS by_address) AS locks"""
 
+CHECK_SQL = f"SELECT locks.* FROM {LOCKS}"  # noqa: S608  # constants only
+
 
 @dataclass(frozen=True, slots=True)
 class FailureLimits:
@@ -157,6 +159,11 @@ class Lockouts:
             await self._database.write(*owed)
             if self._uncounted is owed:
                 self._uncounted = ()
+
+    async def check(self, attempt: Attempt) -> None:
+        """Where no query for a secret does it on its way. Raises Rejection(RATE_LIMITED)."""
+        if attempt.limits != NO_LIMITS:
+            await looked_up(self._database, CHECK_SQL, attempt, self._clock.micros())
 
     async def failed(self, attempt: Attempt) -> None:
         """Count it. Raises Unavailable: nobody learns that a guess was wrong when it cannot be counted."""

@@ -49,12 +49,17 @@ def wanted_names(request: IssuanceRequest, profile: Profile) -> Names:
 
     Raises Rejection: REJECTED_IDENTIFIER, BAD_CSR (no name at all).
     """
-    identifiers, device = request.identifiers, None
-    if request.common_name is not None and request.common_name.lower() not in map(str, identifiers):
+    return names_wanted(request.identifiers, request.common_name, profile)
+
+
+def names_wanted(identifiers: tuple[Identifier, ...], common_name: str | None, profile: Profile) -> Names:
+    """As `wanted_names`, for a request that is not made yet."""
+    device = None
+    if common_name is not None and common_name.lower() not in map(str, identifiers):
         if profile.common_name is CommonName.DEVICE:
-            device = check_device_name(request.common_name)
-        elif not identifiers or _is_host(request.common_name):
-            identifiers = (_host(request.common_name), *identifiers)
+            device = check_device_name(common_name)
+        elif not identifiers or _is_host(common_name):
+            identifiers = (_host(common_name), *identifiers)
     if len(identifiers) > MAX_NAMES:
         raise Rejection(
             Reason.MALFORMED, f"{len(identifiers)} names are too many for one certificate; ask for at most {MAX_NAMES}"

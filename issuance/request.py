@@ -111,6 +111,20 @@ class ScepChallenge:
 
 
 @dataclass(frozen=True, slots=True)
+class OneTimeChallenge:
+    """A SCEP client gave a challenge that was made for one request."""
+
+    credential_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DelegatedChallenge:
+    """Somebody else's server, named in the configuration, said yes to a SCEP client's challenge and request."""
+
+    credential_id: str  # which service, for which endpoint
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKey:
     """A program gave an API key."""
 
@@ -127,6 +141,8 @@ Evidence = (
     | SharedSecret
     | HeldCertificate
     | ScepChallenge
+    | OneTimeChallenge
+    | DelegatedChallenge
     | ApiKey
 )
 

@@ -7,7 +7,7 @@ addressed gets a 400 in plain text. This listener never asks for a TLS client ce
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -16,14 +16,11 @@ from aiohttp import web
 from pki.cms.ber import MAX_LENGTH
 from pki.cms.errors import CmsError, CmsProblem
 from pki.cms.signed import certificates_only
-from pki.cms.types import read_certificate
 from pki.reasons import Unavailable
 from scep import message
-from scep.challenge import Challenges
+from scep.authority import Desk, RegistrationAuthority
 from scep.endpoint import ScepEndpoint
-from scep.enrol import Enrolment, RegistrationAuthority
 from scep.wire import Operation, decode_message, endpoint_of, parse_query
-from signer.api import Signer
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,29 +44,14 @@ class _Ready:
 
 
 class ScepServer:
-    """All SCEP endpoints of a server, by name. `random_bytes(n)` must be a cryptographic source."""
+    """All SCEP endpoints of a server, by name."""
 
-    def __init__(
-        self,
-        *,
-        endpoints: Mapping[str, ScepEndpoint],
-        issuance: Enrolment,
-        signer: Signer,
-        credentials: Challenges,
-        random_bytes: Callable[[int], bytes],
-    ) -> None:
+    def __init__(self, *, endpoints: Mapping[str, ScepEndpoint], desk: Desk) -> None:
         self._ready = {
             name: _Ready(
                 capabilities="".join(f"{capability}\n" for capability in endpoint.capabilities()),
                 ca_certificates=certificates_only(endpoint.shown_certificates()),
-                authority=RegistrationAuthority(
-                    endpoint=endpoint,
-                    certificate=read_certificate(endpoint.ra_certificate),
-                    issuance=issuance,
-                    signer=signer,
-                    challenges=credentials,
-                    random_bytes=random_bytes,
-                ),
+                authority=RegistrationAuthority(endpoint, desk),
             )
             for name, endpoint in endpoints.items()
         }

@@ -1,9 +1,8 @@
 """SCEP messages (RFC 8894 §3), pure: bytes to a typed message, a typed answer to what gets signed.
 
-Three steps, each a type of its own, so that none can be left out:
+Two steps, each a type of its own, so that none can be left out:
   parse         bytes -> Received: enough to address an answer. What fails here gets no CertRep (CmsError).
   authenticate  Received -> PkiMessage: its signature is right, its algorithms are good enough (Refusal).
-  open_request  decrypted content of a PKCSReq -> the certification request, by the same key as the message (CmsError).
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from pki import der
-from pki.cms.envelope import UNREADABLE, encrypt
+from pki.cms.envelope import encrypt
 from pki.cms.errors import CmsError, CmsProblem
 from pki.cms.fields import octet_string, oid, printable_string, utf8_string
-from pki.cms.signed import Attribute, Signed, certificates_only, parse_signed, sign, verify
+from pki.cms.signed import Attribute, Signed, parse_signed, sign, verify
 from pki.cms.types import CertificateView, Cipher, Digest
 from pki.der import IA5_STRING, OCTET_STRING, PRINTABLE_STRING, SEQUENCE, UTF8_STRING
 from scep.endpoint import ScepEndpoint
@@ -92,6 +91,7 @@ class PkiMessage:
 class CertRep:
     """An answer before it is signed."""
 
+    status: PkiStatus
     content: bytes = field(repr=False)
     attributes: tuple[Attribute, ...]
     digest: Digest
@@ -124,6 +124,14 @@ def _text(signed: Signed, attribute: bytes) -> str | None:
     return text if text.isascii() and text.isprintable() else None
 
 
+def type_of(received: Received) -> MessageType | None:
+    """What it says that it is; None for what RFC 8894 does not know."""
+    try:
+        return MessageType(_text(received.signed, MESSAGE_TYPE))
+    except ValueError:
+        return None
+
+
 def reply_to(received: Received, endpoint: ScepEndpoint) -> ReplyTo:
     """The digest mirrors the request's, where the endpoint takes that; else it is SHA-256."""
     try:
@@ -144,10 +152,9 @@ def authenticate(received: Received, endpoint: ScepEndpoint) -> PkiMessage:
         verify(signed)
     except CmsError as error:
         raise from_cms(error) from error
-    try:
-        kind = MessageType(_text(signed, MESSAGE_TYPE))
-    except ValueError:
-        raise Refusal(FailInfo.BAD_REQUEST, "messageType is missing or not one of RFC 8894") from None
+    kind = type_of(received)
+    if kind is None:
+        raise Refusal(FailInfo.BAD_REQUEST, "messageType is missing or not one of RFC 8894")
     return PkiMessage(
         type=kind,
         transaction_id=received.transaction_id,
@@ -158,36 +165,31 @@ def authenticate(received: Received, endpoint: ScepEndpoint) -> PkiMessage:
     )
 
 
-def open_request(plaintext: bytes, signer: CertificateView) -> bytes:
-    """The certification request (DER, still to be parsed) that the message's own signer made.
-
-    RFC 8894 §2.3: a self-signed signer has the key of the request. Without this check the signature would prove nothing, and
-    whoever has seen a message could have it decrypted piece by piece: so a foreign request, a broken one and one that could not
-    be decrypted are one CmsError(DECRYPT). Subjects are not compared, as clients give their signers names of their own.
-    """
+def has_key(plaintext: bytes, signer: CertificateView) -> bool:
+    """Whether what was decrypted is a certification request for the signer's own key. False for whatever else it is."""
     try:
         info, _ = der.read(der.whole(plaintext, SEQUENCE).content)
         _version, _subject, key = islice(der.children(der.expect(info, SEQUENCE).content), 3)
         spki = der.expect(key, SEQUENCE).raw
     except ValueError:  # DerError, or fewer than three parts
         spki = b""
-    if not hmac.compare_digest(spki, signer.spki):
-        raise CmsError(CmsProblem.DECRYPT, UNREADABLE)
-    return plaintext
+    return hmac.compare_digest(spki, signer.spki)
 
 
 def success(
     to: ReplyTo,
-    certificate: bytes,
+    content: bytes,
     recipient: CertificateView,
     cipher: Cipher,
     *,
     nonce: bytes,
     random_bytes: Callable[[int], bytes],
 ) -> CertRep:
-    """The issued certificate alone (clients pair the first of several with their key), encrypted to the request's signer."""
-    content = encrypt(certificates_only([certificate]), recipient, cipher=cipher, random_bytes=random_bytes)
-    return _cert_rep(to, PkiStatus.SUCCESS, nonce=nonce, content=content)
+    """`content` is a certs-only message: the issued certificate alone, for clients pair the first of several with their key; or a CRL.
+    It is encrypted to the request's signer and nobody else. Raises CmsError(KEY).
+    """
+    encrypted = encrypt(content, recipient, cipher=cipher, random_bytes=random_bytes)
+    return _cert_rep(to, PkiStatus.SUCCESS, nonce=nonce, content=encrypted)
 
 
 def failure(to: ReplyTo, refusal: Refusal, *, nonce: bytes) -> CertRep:
@@ -215,7 +217,7 @@ def _cert_rep(
         Attribute(RECIPIENT_NONCE, octet_string(to.sender_nonce)),
         *extra,
     )
-    return CertRep(content, attributes, to.digest)
+    return CertRep(status, content, attributes, to.digest)
 
 
 async def sign_cert_rep(

@@ -35,11 +35,14 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import AttributeOID, NameOID
 
 from issuance.credentials import Credential, CredentialKind
+from issuance.plan import names_wanted
 from issuance.request import IssuanceRequest, Issued, IssuedCertificate, Outcome
-from pki.clock import Micros
+from issuance.service import CertificateRecord
+from pki.clock import Micros, to_micros
 from pki.reasons import Reason, Rejection
-from scep.endpoint import ScepEndpoint
+from scep.endpoint import Authority, ScepEndpoint
 from signer.api import Hash, SignerRefused
+from tests.helpers.profiles import device
 
 SECRET = "correct horse"
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -154,9 +157,10 @@ class ScepCa:
         return ScepEndpoint(
             name=name,
             profile="device",
-            ra_key="ra",
-            ra_certificate=der_of(self.ra),
+            issuer="issuing",
             ca_certificates=(der_of(self.certificate),),
+            signing=Authority("ra", der_of(self.ra)),
+            decryption=Authority("ra", der_of(self.ra)),
             include_root=include_root,
             legacy=frozenset(legacy),
         )
@@ -210,12 +214,16 @@ class SoftwareSigner:
 
 @dataclass(slots=True)
 class SimulatedIssuance:
-    """Grants every request, unless `script` says otherwise for the next ones. One certificate per idempotency key."""
+    """Grants every request, unless `script` says otherwise for the next ones. One certificate per idempotency key.
+
+    It is also the register: `records` by serial, "revoke" by replacing one.
+    """
 
     ca: ScepCa
     requests: list[IssuanceRequest] = field(default_factory=list)
     script: list[Outcome | Exception] = field(default_factory=list)
     issued: dict[str, tuple[str, Issued]] = field(default_factory=dict)
+    records: dict[str, CertificateRecord] = field(default_factory=dict)
 
     async def submit(self, request: IssuanceRequest) -> Outcome:
         self.requests.append(request)
@@ -232,9 +240,31 @@ class SimulatedIssuance:
 
     def _issue(self, request: IssuanceRequest) -> IssuedCertificate:
         leaf = self.ca.leaf(request)
-        return IssuedCertificate(
-            "issuing", f"{leaf.serial_number:x}", der_of(leaf), request.profile, Micros(0), Micros(1), Micros(0)
+        certificate = IssuedCertificate(
+            "issuing",
+            f"{leaf.serial_number:x}",
+            der_of(leaf),
+            request.profile,
+            to_micros(leaf.not_valid_before_utc),
+            to_micros(leaf.not_valid_after_utc),
+            Micros(0),
         )
+        names = names_wanted(request.identifiers, request.common_name, device()).tags
+        self.records[certificate.serial] = CertificateRecord(
+            certificate, str(request.principal), names, None, None, request.channel.value, request.endpoint
+        )
+        return certificate
+
+    async def certificate(
+        self, serial: str, *, issuer: str | None = None, principal: str | None = None
+    ) -> CertificateRecord | None:
+        record = self.records.get(serial)
+        if record is None or issuer not in {None, record.certificate.issuer} or principal not in {None, record.principal}:
+            return None
+        return record
+
+    def claimed_issuers(self, *, name: bytes, key_identifier: bytes | None) -> frozenset[str]:
+        return frozenset({"issuing"} if name == self.ca.certificate.subject.public_bytes() else ())
 
 
 @dataclass(slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
-import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,13 +16,11 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from scep.http import ScepServer, routes
+from scep.http import routes
 from tests.helpers.scep import (
     SECRET,
-    KnownChallenges,
     ScepCa,
     SimulatedIssuance,
-    SoftwareSigner,
     certificate,
     der_of,
     key_pem,
@@ -31,6 +28,7 @@ from tests.helpers.scep import (
     pkcs_req,
     rsa_key,
 )
+from tests.helpers.scep_world import scep_world
 
 SCEP_SUBMIT = "/usr/lib/certmonger/scep-submit"
 
@@ -57,25 +55,18 @@ async def serving(
         ca.certificate = certificate("Test CA", ca.key.public_key(), "Root", root, usage="ca", ca=True)
         chain = (der_of(ca.certificate), der_of(above))
         endpoint = dataclasses.replace(endpoint, ca_certificates=chain, include_root=include_root)
-    issuance = SimulatedIssuance(ca)
-    server = ScepServer(
-        endpoints={"default": endpoint},
-        issuance=issuance,
-        signer=SoftwareSigner(ca.ra_key),
-        credentials=KnownChallenges(),
-        random_bytes=os.urandom,
-    )
-    app = web.Application()
-    app.add_routes(routes(server))
-    runner = web.AppRunner(app, access_log=None, max_line_size=65536, max_field_size=65536)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        port = runner.addresses[0][1]
-        yield Site(f"http://127.0.0.1:{port}/scep/default", ca, issuance)
-    finally:
-        await runner.cleanup()
+    async with scep_world(ca=ca) as world:
+        app = web.Application()
+        app.add_routes(routes(world.server(endpoint)))
+        runner = web.AppRunner(app, access_log=None, max_line_size=65536, max_field_size=65536)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        try:
+            port = runner.addresses[0][1]
+            yield Site(f"http://127.0.0.1:{port}/scep/default", ca, world.issuance)
+        finally:
+            await runner.cleanup()
 
 
 async def run(*arguments: str | Path, folder: Path) -> tuple[int, str]:

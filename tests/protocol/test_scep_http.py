@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -15,7 +14,7 @@ from aiohttp import ClientSession, web
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from pki.reasons import Unavailable
-from scep.http import ScepServer, routes
+from scep.http import routes
 from tests.helpers.scep import (
     KnownChallenges,
     Message,
@@ -28,6 +27,7 @@ from tests.helpers.scep import (
     pkcs_req,
     rsa_key,
 )
+from tests.helpers.scep_world import scep_world
 
 
 @dataclass(slots=True)
@@ -61,24 +61,18 @@ class Site:
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    ca = ScepCa()
-    issuance, signer = SimulatedIssuance(ca), SoftwareSigner(ca.ra_key)
-    server = ScepServer(
-        endpoints={"default": ca.endpoint(), "old": ca.endpoint(name="old", legacy=("sha1", "des-ede3-cbc"))},
-        issuance=issuance,
-        signer=signer,
-        credentials=KnownChallenges({("default", "correct horse"), ("old", "correct horse")}),
-        random_bytes=os.urandom,
-    )
-    app = web.Application()
-    app.add_routes(routes(server))
-    runner = web.AppRunner(app, access_log=None, max_line_size=65536, max_field_size=65536)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    port = runner.addresses[0][1]
-    async with ClientSession() as http:
-        yield Site(f"http://127.0.0.1:{port}", port, ca, issuance, signer, http, runner)
-    await runner.cleanup()
+    challenges = KnownChallenges({("default", "correct horse"), ("old", "correct horse")})
+    async with scep_world(challenges=challenges) as world, ClientSession() as http:
+        ca = world.ca
+        server = world.server(ca.endpoint(), ca.endpoint(name="old", legacy=("sha1", "des-ede3-cbc")))
+        app = web.Application()
+        app.add_routes(routes(server))
+        runner = web.AppRunner(app, access_log=None, max_line_size=65536, max_field_size=65536)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        yield Site(f"http://127.0.0.1:{port}", port, ca, world.issuance, world.signer, http, runner)
+        await runner.cleanup()
 
 
 PKI_MESSAGE = "application/x-pki-message"

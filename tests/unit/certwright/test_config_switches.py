@@ -39,7 +39,10 @@ YES_OR_NO = {
     "EstEndpoint.server_keygen": "keys made here, where the profile says so too",
     "EstEndpoint.full_cmc": "RFC 5272: every request in it is checked as a simple one is",
     "EstEndpoint.require_approval": "one more check",
+    "ScepEndpoint.use_ca_key": "whose key signs answers and opens messages; who may ask is checked as before",
+    "ScepEndpoint.chain": "public certificates",
     "ScepEndpoint.include_root": "a public certificate",
+    "ScepEndpoint.require_approval": "one more check",
 }
 SWITCHES = re.compile(
     r"disable|skip|insecure|no_?verify|verify|ignore|bypass|unsafe|allow_any|without|trust_(proxy|header)|debug|test"

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pki.cms.errors import CmsError
 from pki.cms.types import Cipher, Digest
+from scep.endpoint import Authority
 from tests.helpers.scep import ScepCa, certificate, der_of, rsa_key, self_signed
 
 
@@ -42,16 +43,16 @@ def test_an_endpoint_needs_a_ca_certificate_and_an_rsa_ra() -> None:
     with pytest.raises(ValueError, match="no CA certificate"):
         dataclasses.replace(endpoint, ca_certificates=())
     with pytest.raises(CmsError, match="RSA"):
-        dataclasses.replace(endpoint, ra_certificate=der_of(self_signed(ec.generate_private_key(ec.SECP256R1()))))
+        dataclasses.replace(endpoint, signing=Authority("ra", der_of(self_signed(ec.generate_private_key(ec.SECP256R1())))))
 
 
 def test_the_root_is_shown_only_where_the_endpoint_says_so() -> None:
     ca = ScepCa()
     issuing = certificate("Issuing", rsa_key("device").public_key(), "Test CA", ca.key, usage="ca", ca=True)
     endpoint = dataclasses.replace(ca.endpoint(), ca_certificates=(der_of(issuing), der_of(ca.certificate)))
-    assert endpoint.shown_certificates() == (endpoint.ra_certificate, der_of(issuing))
+    assert endpoint.shown_certificates() == (endpoint.signing.certificate, der_of(issuing))
     with_root = dataclasses.replace(endpoint, include_root=True)
-    assert with_root.shown_certificates() == (endpoint.ra_certificate, der_of(issuing), der_of(ca.certificate))
+    assert with_root.shown_certificates() == (endpoint.signing.certificate, der_of(issuing), der_of(ca.certificate))
 
 
 def test_an_issuing_ca_that_is_the_root_is_always_shown() -> None:

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import logging
 import os
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -20,22 +20,17 @@ from hypothesis import strategies as st
 
 from issuance.request import Channel, Pending, Rejected, ScepChallenge
 from pki.cms.errors import CmsError
-from pki.cms.types import read_certificate
 from pki.reasons import Reason, Rejection, Unavailable
 from policy.principal import PrincipalKind
 from scep import message
-from scep.endpoint import ScepEndpoint
-from scep.enrol import RegistrationAuthority
+from scep.authorization import REFUSED
 from scep.failinfo import REASONS
 from tests.helpers import scep as other
 from tests.helpers.scep import (
     SECRET,
     Answer,
-    KnownChallenges,
     Message,
     ScepCa,
-    SimulatedIssuance,
-    SoftwareSigner,
     content_cipher,
     csr,
     der_of,
@@ -48,45 +43,16 @@ from tests.helpers.scep import (
     rsa_key,
     self_signed,
 )
-
-ADDRESS = "192.0.2.7"
-
-
-@dataclass(slots=True)
-class Site:
-    ca: ScepCa = field(default_factory=ScepCa)
-    challenges: KnownChallenges = field(default_factory=KnownChallenges)
-    issuance: SimulatedIssuance = field(init=False)
-    signer: SoftwareSigner = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.issuance = SimulatedIssuance(self.ca)
-        self.signer = SoftwareSigner(self.ca.ra_key)
-
-    def authority(self, endpoint: ScepEndpoint) -> RegistrationAuthority:
-        return RegistrationAuthority(
-            endpoint=endpoint,
-            certificate=read_certificate(endpoint.ra_certificate),
-            issuance=self.issuance,
-            signer=self.signer,
-            challenges=self.challenges,
-            random_bytes=os.urandom,
-        )
-
-    async def send(self, data: bytes, *, endpoint: ScepEndpoint | None = None) -> bytes:
-        authority = self.authority(endpoint or self.ca.endpoint())
-        return await authority.answer(message.parse(data), source_address=ADDRESS)
-
-    async def ask(self, request: Message, *, legacy: tuple[str, ...] = ()) -> Answer:
-        return parse_answer(await self.send(request.encode(), endpoint=self.ca.endpoint(legacy=legacy)))
+from tests.helpers.scep_world import ADDRESS, ScepWorld, scep_world
 
 
 @pytest.fixture
-def site() -> Site:
-    return Site()
+async def site() -> AsyncIterator[ScepWorld]:
+    async with scep_world() as world:
+        yield world
 
 
-BAD_ALG, BAD_MESSAGE_CHECK, BAD_REQUEST = "0", "1", "2"
+BAD_ALG, BAD_MESSAGE_CHECK, BAD_REQUEST, BAD_CERT_ID = "0", "1", "2", "4"
 
 
 def refused(answer: Answer, fail_info: str) -> None:
@@ -97,7 +63,7 @@ def refused(answer: Answer, fail_info: str) -> None:
 # ---------------------------------------------------------------- the certificate
 
 
-async def test_a_pkcsreq_gets_its_certificate_and_nothing_else(site: Site, tmp_path: Path) -> None:
+async def test_a_pkcsreq_gets_its_certificate_and_nothing_else(site: ScepWorld, tmp_path: Path) -> None:
     """§4.3: SUCCESS carries the issued certificate, encrypted to the requester, signed by the RA."""
     request = pkcs_req(site.ca)
     answer = read_answer(await site.send(request.encode()), site.ca, tmp_path)
@@ -107,7 +73,7 @@ async def test_a_pkcsreq_gets_its_certificate_and_nothing_else(site: Site, tmp_p
     assert answer.bag == (der_of(site.ca.ra),)
 
 
-async def test_both_nonces_and_the_transaction_id_come_back_as_printable_strings(site: Site) -> None:
+async def test_both_nonces_and_the_transaction_id_come_back_as_printable_strings(site: ScepWorld) -> None:
     """§3.2.1.5: the client's senderNonce returns as recipientNonce; ours is fresh, 16 octets."""
     answers = [await site.ask(pkcs_req(site.ca)) for _ in range(2)]
     assert all(answer.recipient_nonce == b"n" * 16 and answer.transaction_id == "TX-1" for answer in answers)
@@ -115,7 +81,7 @@ async def test_both_nonces_and_the_transaction_id_come_back_as_printable_strings
     assert {len(answer.sender_nonce) for answer in answers} == {16}
 
 
-async def test_the_pipeline_is_asked_with_everything_that_it_must_know(site: Site) -> None:
+async def test_the_pipeline_is_asked_with_everything_that_it_must_know(site: ScepWorld) -> None:
     await site.ask(pkcs_req(site.ca))
     (request,) = site.issuance.requests
     assert (request.channel, request.endpoint, request.profile) == (Channel.SCEP, "default", "device")
@@ -128,7 +94,7 @@ async def test_the_pipeline_is_asked_with_everything_that_it_must_know(site: Sit
 
 @pytest.mark.parametrize("digest", ["sha256", "sha384", "sha512"])
 @pytest.mark.parametrize("cipher", ["aes-128-cbc", "aes-192-cbc", "aes-256-cbc"])
-async def test_the_answer_mirrors_digest_and_cipher(site: Site, tmp_path: Path, digest: str, cipher: str) -> None:
+async def test_the_answer_mirrors_digest_and_cipher(site: ScepWorld, tmp_path: Path, digest: str, cipher: str) -> None:
     """IOS fails on a cipher that it did not send, OpenSSL 3 on DES: mirror, never a default."""
     request = pkcs_req(site.ca, cipher=cipher)
     request.digest = digest
@@ -138,20 +104,20 @@ async def test_the_answer_mirrors_digest_and_cipher(site: Site, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("transaction_id", ["A" * 32, "a+/b==", "7" * 77, "SSCEP transactionId", "x", "z" * 255])
-async def test_transaction_ids_of_every_client_return_unchanged(site: Site, transaction_id: str) -> None:
+async def test_transaction_ids_of_every_client_return_unchanged(site: ScepWorld, transaction_id: str) -> None:
     request = pkcs_req(site.ca)
     request.transaction_id = transaction_id
     assert (await site.ask(request)).transaction_id == transaction_id
 
 
-async def test_a_signer_with_a_subject_of_its_own_is_welcome(site: Site) -> None:
+async def test_a_signer_with_a_subject_of_its_own_is_welcome(site: ScepWorld) -> None:
     """scepclient calls its signer "SCEP SIGNER"; the key is what counts."""
     request = pkcs_req(site.ca)
     request.signer = self_signed(rsa_key("device"), "SCEP SIGNER")
     assert (await site.ask(request)).status == "0"
 
 
-async def test_an_extra_certificate_in_the_bag_is_not_a_recipient(site: Site) -> None:
+async def test_an_extra_certificate_in_the_bag_is_not_a_recipient(site: ScepWorld) -> None:
     """Peers encrypt the answer to all certificates in the bag."""
     request = pkcs_req(site.ca)
     request.bag = [der_of(self_signed(rsa_key("stranger"), "stranger")), der_of(request.certificate())]
@@ -165,7 +131,7 @@ async def test_an_extra_certificate_in_the_bag_is_not_a_recipient(site: Site) ->
 # ---------------------------------------------------------------- repetition
 
 
-async def test_a_repeated_request_gets_the_same_certificate(site: Site, tmp_path: Path) -> None:
+async def test_a_repeated_request_gets_the_same_certificate(site: ScepWorld, tmp_path: Path) -> None:
     request = pkcs_req(site.ca)
     data = request.encode()
     answers = [read_answer(await site.send(data), site.ca, tmp_path) for _ in range(2)]
@@ -174,13 +140,13 @@ async def test_a_repeated_request_gets_the_same_certificate(site: Site, tmp_path
     assert len(site.issuance.issued) == 1
 
 
-async def test_two_at_once_are_one_certificate(site: Site) -> None:
+async def test_two_at_once_are_one_certificate(site: ScepWorld) -> None:
     data = pkcs_req(site.ca).encode()
     await asyncio.gather(*(site.send(data) for _ in range(5)))
     assert len({request.idempotency_key for request in site.issuance.requests}) == 1
 
 
-async def test_another_request_under_the_same_transaction_id_is_another_transaction(site: Site) -> None:
+async def test_another_request_under_the_same_transaction_id_is_another_transaction(site: ScepWorld) -> None:
     """sscep uses a constant id for some operations; renewal keeps key and id and wants a new certificate."""
     await site.ask(pkcs_req(site.ca))
     await site.ask(pkcs_req(site.ca, common_name="dev1-renewed"))
@@ -190,7 +156,7 @@ async def test_another_request_under_the_same_transaction_id_is_another_transact
     assert len(site.issuance.issued) == 3
 
 
-async def test_pending_is_a_certrep_pending(site: Site, tmp_path: Path) -> None:
+async def test_pending_is_a_certrep_pending(site: ScepWorld, tmp_path: Path) -> None:
     site.issuance.script.append(Pending("i-1", 30))
     answer = read_answer(await site.send(pkcs_req(site.ca).encode()), site.ca, tmp_path)
     assert (answer.status, answer.fail_info, answer.content) == ("3", None, b"")
@@ -200,27 +166,27 @@ async def test_pending_is_a_certrep_pending(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("challenge", [None, "", "guess", SECRET.upper(), SECRET + " "])
-async def test_without_the_right_challenge_there_is_no_certificate(site: Site, challenge: str | None) -> None:
+async def test_without_the_right_challenge_there_is_no_certificate(site: ScepWorld, challenge: str | None) -> None:
     answer = await site.ask(pkcs_req(site.ca, challenge=challenge))
     refused(answer, BAD_REQUEST)
-    assert answer.text == "the challenge password is missing or not valid here"
+    assert answer.text == REFUSED
     assert site.issuance.requests == []
 
 
-async def test_a_missing_and_a_wrong_challenge_look_the_same(site: Site) -> None:
+async def test_a_missing_and_a_wrong_challenge_look_the_same(site: ScepWorld) -> None:
     missing, wrong = [await site.ask(pkcs_req(site.ca, challenge=challenge)) for challenge in (None, "guess")]
     assert len(missing.der) == len(wrong.der)
     assert (missing.fail_info, missing.text) == (wrong.fail_info, wrong.text)
 
 
-async def test_the_challenge_of_another_endpoint_is_a_wrong_one(site: Site) -> None:
+async def test_the_challenge_of_another_endpoint_is_a_wrong_one(site: ScepWorld) -> None:
     endpoint = site.ca.endpoint(name="routers")
     refused(parse_answer(await site.send(pkcs_req(site.ca).encode(), endpoint=endpoint)), BAD_REQUEST)
     assert site.challenges.asked == [("routers", SECRET)]
 
 
 @pytest.mark.parametrize("message_type", ["17", "19"])
-async def test_a_certificate_of_ours_is_no_substitute_for_a_challenge(site: Site, message_type: str) -> None:
+async def test_a_certificate_of_ours_is_no_substitute_for_a_challenge(site: ScepWorld, message_type: str) -> None:
     """Renewal comes later with its own checks; until then nobody renews by having been here before."""
     ours = other.certificate("dev1", rsa_key("device").public_key(), "Test CA", site.ca.key)
     request = pkcs_req(site.ca, challenge=None)
@@ -235,7 +201,7 @@ MESSAGE_TYPES = [*(str(n) for n in range(31)), "99", "", "019", "19 ", " 19", "+
 @pytest.mark.parametrize("challenge", [None, "guess", SECRET], ids=["none", "wrong", "right"])
 @pytest.mark.parametrize("message_type", MESSAGE_TYPES)
 async def test_only_a_pkcsreq_with_the_right_challenge_ever_reaches_the_pipeline(
-    site: Site, message_type: str | None, challenge: str | None
+    site: ScepWorld, message_type: str | None, challenge: str | None
 ) -> None:
     """CVE-2026-30836: a message type that was parsed as a request, and forgotten where the challenge was checked."""
     request = pkcs_req(site.ca, challenge=challenge)
@@ -244,25 +210,25 @@ async def test_only_a_pkcsreq_with_the_right_challenge_ever_reaches_the_pipeline
     if message_type == "19" and challenge == SECRET:
         assert answer.status == "0"
     else:
-        refused(answer, BAD_REQUEST)
+        refused(answer, BAD_CERT_ID if message_type == "20" else BAD_REQUEST)
         assert site.issuance.requests == []
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=6).filter(lambda text: text != "19"))
 async def test_no_text_but_19_is_a_request(text: str) -> None:
-    site = Site()
-    request = pkcs_req(site.ca)
-    request.message_type = None
-    request.extra_attributes = [other.attribute(other.MESSAGE_TYPE, other.retag(0x13, other.octets(text.encode())))]
-    refused(await site.ask(request), BAD_REQUEST)
-    assert site.issuance.requests == []
+    async with scep_world() as site:
+        request = pkcs_req(site.ca)
+        request.message_type = None
+        request.extra_attributes = [other.attribute(other.MESSAGE_TYPE, other.retag(0x13, other.octets(text.encode())))]
+        answer = await site.ask(request)
+        assert (answer.status, site.issuance.requests) == ("2", [])
 
 
 # ---------------------------------------------------------------- whose request
 
 
-async def test_a_request_of_another_key_than_the_signers_is_refused(site: Site) -> None:
+async def test_a_request_of_another_key_than_the_signers_is_refused(site: ScepWorld) -> None:
     """§2.3: the self-signed certificate has the key of the request. Else its signature would prove nothing."""
     foreign = csr(rsa_key("stranger"))
     answer = await site.ask(Message(content=enveloped(foreign, site.ca.ra)))
@@ -270,11 +236,11 @@ async def test_a_request_of_another_key_than_the_signers_is_refused(site: Site) 
     assert site.challenges.asked == []
 
 
-async def test_a_broken_signature_is_told_as_bad_message_check(site: Site) -> None:
+async def test_a_broken_signature_is_told_as_bad_message_check(site: ScepWorld) -> None:
     refused(await site.ask(dataclasses.replace(pkcs_req(site.ca), signature=bytes(256))), BAD_MESSAGE_CHECK)
 
 
-async def test_changed_content_is_told_as_bad_message_check(site: Site) -> None:
+async def test_changed_content_is_told_as_bad_message_check(site: ScepWorld) -> None:
     refused(await site.ask(dataclasses.replace(pkcs_req(site.ca), content_digest=bytes(32))), BAD_MESSAGE_CHECK)
 
 
@@ -302,7 +268,7 @@ def broken_inside(ca: ScepCa) -> dict[str, bytes]:
     }
 
 
-async def test_whatever_is_wrong_inside_the_envelope_the_answer_is_the_same(site: Site) -> None:
+async def test_whatever_is_wrong_inside_the_envelope_the_answer_is_the_same(site: ScepWorld) -> None:
     """Bleichenbacher, Vaudenay, and the reader of other people's challenges: one failInfo, one text, one shape."""
     answers = {name: await site.ask(Message(content=content)) for name, content in broken_inside(site.ca).items()}
     for name, answer in answers.items():
@@ -313,7 +279,7 @@ async def test_whatever_is_wrong_inside_the_envelope_the_answer_is_the_same(site
     assert site.issuance.requests == []
 
 
-async def test_a_captured_envelope_under_another_signature_tells_nothing(site: Site) -> None:
+async def test_a_captured_envelope_under_another_signature_tells_nothing(site: ScepWorld) -> None:
     """The attacker signs somebody's EnvelopedData with a key of his own, bit by bit: never a certificate, never another text."""
     captured = enveloped(csr(rsa_key("device")), site.ca.ra)
     texts = set()
@@ -326,7 +292,7 @@ async def test_a_captured_envelope_under_another_signature_tells_nothing(site: S
     assert site.issuance.requests == []
 
 
-async def test_a_message_to_another_ra_is_told_to_fetch_the_certificate_anew(site: Site) -> None:
+async def test_a_message_to_another_ra_is_told_to_fetch_the_certificate_anew(site: ScepWorld) -> None:
     request = Message(content=enveloped(csr(rsa_key("device")), self_signed(rsa_key("stranger"), "old RA")))
     answer = await site.ask(request)
     refused(answer, BAD_MESSAGE_CHECK)
@@ -339,7 +305,7 @@ async def test_a_message_to_another_ra_is_told_to_fetch_the_certificate_anew(sit
 
 @pytest.mark.parametrize("legacy", [(), ("sha1", "md5")], ids=["modern", "legacy"])
 @pytest.mark.parametrize("digest", ["md5", "sha1", "sha256"])
-async def test_digests_below_the_floor_are_bad_alg_and_named(site: Site, digest: str, legacy: tuple[str, ...]) -> None:
+async def test_digests_below_the_floor_are_bad_alg_and_named(site: ScepWorld, digest: str, legacy: tuple[str, ...]) -> None:
     request = pkcs_req(site.ca)
     request.digest = digest
     answer = await site.ask(request, legacy=legacy)
@@ -355,7 +321,7 @@ async def test_digests_below_the_floor_are_bad_alg_and_named(site: Site, digest:
 @pytest.mark.parametrize("legacy", [(), ("des-cbc", "des-ede3-cbc")], ids=["modern", "legacy"])
 @pytest.mark.parametrize("cipher", ["des-cbc", "des-ede3-cbc"])
 async def test_ciphers_below_the_floor_are_bad_alg_and_named(
-    site: Site, tmp_path: Path, cipher: str, legacy: tuple[str, ...]
+    site: ScepWorld, tmp_path: Path, cipher: str, legacy: tuple[str, ...]
 ) -> None:
     request = pkcs_req(site.ca, cipher=cipher)
     data = await site.send(request.encode(), endpoint=site.ca.endpoint(legacy=legacy))
@@ -373,7 +339,7 @@ async def test_ciphers_below_the_floor_are_bad_alg_and_named(
 @pytest.mark.parametrize("legacy", [(), ("sha1",), ("md5",)], ids=["modern", "sha1", "md5"])
 @pytest.mark.parametrize("digest", ["md5", "sha1"])
 async def test_a_request_signed_weakly_is_bad_alg_and_named(
-    site: Site, tmp_path: Path, digest: str, legacy: tuple[str, ...], caplog: pytest.LogCaptureFixture
+    site: ScepWorld, tmp_path: Path, digest: str, legacy: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     request = Message(content=enveloped(legacy_csr(rsa_key("device"), digest, tmp_path), site.ca.ra))
     with caplog.at_level(logging.WARNING):
@@ -387,7 +353,7 @@ async def test_a_request_signed_weakly_is_bad_alg_and_named(
         assert digest.upper() in answer.text.upper()
 
 
-async def test_an_unknown_digest_is_bad_alg_answered_with_sha256(site: Site) -> None:
+async def test_an_unknown_digest_is_bad_alg_answered_with_sha256(site: ScepWorld) -> None:
     signed = message.parse(pkcs_req(site.ca).encode())
     info = signed.signed.info
     algorithm = dataclasses.replace(info.digest_algorithm, oid=other.oid("1.2.3.4"))
@@ -399,7 +365,7 @@ async def test_an_unknown_digest_is_bad_alg_answered_with_sha256(site: Site) -> 
     assert "1.2.3.4" in answer.text
 
 
-async def test_an_ec_signer_is_bad_alg_for_nothing_can_be_encrypted_to_it(site: Site) -> None:
+async def test_an_ec_signer_is_bad_alg_for_nothing_can_be_encrypted_to_it(site: ScepWorld) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     request = Message(key=key, content=enveloped(csr(key), site.ca.ra))
     answer = await site.ask(request)
@@ -408,7 +374,7 @@ async def test_an_ec_signer_is_bad_alg_for_nothing_can_be_encrypted_to_it(site: 
     assert "RSA" in answer.text
 
 
-async def test_oaep_is_bad_alg(site: Site) -> None:
+async def test_oaep_is_bad_alg(site: ScepWorld) -> None:
     content = enveloped(csr(rsa_key("device")), site.ca.ra, transport="1.2.840.113549.1.1.7")
     refused(await site.ask(Message(content=content)), BAD_ALG)
 
@@ -417,14 +383,14 @@ async def test_oaep_is_bad_alg(site: Site) -> None:
 
 
 @pytest.mark.parametrize("reason", [*Reason])
-async def test_every_rejection_is_a_signed_failure_with_its_text(site: Site, reason: Reason) -> None:
+async def test_every_rejection_is_a_signed_failure_with_its_text(site: ScepWorld, reason: Reason) -> None:
     site.issuance.script.append(Rejected(Rejection(reason, "because")))
     answer = await site.ask(pkcs_req(site.ca))
     refused(answer, REASONS[reason].value)
     assert answer.text == "because"
 
 
-async def test_a_name_that_is_none_is_refused_with_the_name(site: Site) -> None:
+async def test_a_name_that_is_none_is_refused_with_the_name(site: ScepWorld) -> None:
     request = Message(content=enveloped(csr(rsa_key("device"), sans=["under_score.example.com"]), site.ca.ra))
     answer = await site.ask(request)
     refused(answer, BAD_REQUEST)
@@ -433,7 +399,7 @@ async def test_a_name_that_is_none_is_refused_with_the_name(site: Site) -> None:
 
 
 @pytest.mark.parametrize("where", ["signer", "issuance"])
-async def test_an_outage_is_no_failure_but_passes_through(site: Site, where: str) -> None:
+async def test_an_outage_is_no_failure_but_passes_through(site: ScepWorld, where: str) -> None:
     """A CertRep FAILURE would make the device give up; 503 makes it come back."""
     outage = Unavailable("the signer")
     if where == "signer":
@@ -485,19 +451,19 @@ async def test_an_outage_is_no_failure_but_passes_through(site: Site, where: str
         ),
     ],
 )
-def test_what_has_no_readable_address_is_a_cms_error(site: Site, message_: object) -> None:
+def test_what_has_no_readable_address_is_a_cms_error(site: ScepWorld, message_: object) -> None:
     assert callable(message_)
     with pytest.raises(CmsError):
         message.parse(message_(pkcs_req(site.ca)).encode())
 
 
-def test_no_secret_shows_in_a_repr(site: Site) -> None:
+def test_no_secret_shows_in_a_repr(site: ScepWorld) -> None:
     received = message.parse(pkcs_req(site.ca).encode())
     assert received.signed.content.hex()[:40] not in repr(received)
     assert SECRET not in repr(received)
 
 
-async def test_keys_of_odd_sizes_are_served_or_refused_but_never_crash(site: Site) -> None:
+async def test_keys_of_odd_sizes_are_served_or_refused_but_never_crash(site: ScepWorld) -> None:
     for bits in (1024, 1032, 3072):
         key = rsa.generate_private_key(65537, bits)
         answer = await site.ask(Message(key=key, content=enveloped(csr(key), site.ca.ra)))

@@ -1,0 +1,96 @@
+"""The SCEP part of the composition root."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from certwright.config import Config
+from certwright.config_scep import ScepSettings
+from certwright.measure import ScepCounts
+from issuance.credentials import Credentials
+from issuance.lockout import Lockouts
+from issuance.service import Issuance
+from pki.clock import Clock
+from scep.authority import Desk
+from scep.authorization import Authorizer, ChallengeWay, Informed, StaticWay
+from scep.endpoint import Authority, ScepEndpoint, Way
+from scep.enrolment import Enrolments
+from scep.holders import Holders
+from scep.http import ScepServer
+from scep.retrieval import Retrieval
+from scep.transactions import Transactions
+from signer.api import Signer
+from storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Scep:
+    server: ScepServer
+    transactions: Transactions
+
+
+def scep_server(
+    config: Config,
+    *,
+    issuance: Issuance,
+    database: Database,
+    clock: Clock,
+    credentials: Credentials,
+    lockouts: Lockouts,
+    signer: Signer,
+    counts: ScepCounts,
+) -> Scep:
+    transactions = Transactions(database=database, clock=clock)
+    holders = Holders(register=issuance, profiles=config.profiles, clock=clock)
+    ways: Mapping[Way, ChallengeWay] = {Way.STATIC: StaticWay(credentials)}
+    informed: Mapping[Way, Informed] = {}
+    desk = Desk(
+        enrolments=Enrolments(
+            issuance=issuance,
+            authorizer=Authorizer(ways=ways, lockouts=lockouts, observer=counts),
+            holders=holders,
+            transactions=transactions,
+            informed=informed,
+            observer=counts,
+        ),
+        holders=holders,
+        retrieval=Retrieval(),
+        signer=signer,
+        observer=counts,
+        random_bytes=secrets.token_bytes,
+    )
+    endpoints = {name: scep_endpoint(config, settings) for name, settings in config.scep.items()}
+    return Scep(ScepServer(endpoints=endpoints, desk=desk), transactions)
+
+
+def scep_endpoint(config: Config, settings: ScepSettings) -> ScepEndpoint:
+    issuer = config.issuers[config.profiles.get(settings.profile).issuer]
+    following = issuer.next
+    if following and settings.next_registration_authority is not None:
+        following = (*following, config.registration_authorities[settings.next_registration_authority].certificate)
+    return ScepEndpoint(
+        name=settings.name,
+        profile=settings.profile,
+        issuer=issuer.name,
+        ca_certificates=(issuer.certificate, *issuer.chain),
+        signing=_authority(config, settings.registration_authority, issuer.name, issuer.certificate),
+        decryption=_authority(config, settings.encryption_authority, issuer.name, issuer.certificate),
+        chain=settings.chain,
+        include_root=settings.include_root,
+        next_certificates=following,
+        legacy=settings.legacy,
+        challenges=settings.challenges,
+        renewal=settings.renewal,
+        require_approval=settings.require_approval,
+        limits=settings.limits,
+    )
+
+
+def _authority(config: Config, name: str, issuer: str, certificate: bytes) -> Authority:
+    """No name is the issuing CA itself."""
+    if not name:
+        return Authority(issuer, certificate)
+    found = config.registration_authorities[name]
+    return Authority(found.key, found.certificate)

@@ -1,0 +1,137 @@
+"""Who may have what they ask for. Nothing is enrolled without an `Authorization`, and only this room and renewal.py make one.
+
+The ways of an endpoint are asked one after the other; each says yes, or that the challenge is none of its own. What nobody takes is
+one refusal with one text, and a failed attempt of its address.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from issuance.credentials import Credential
+from issuance.lockout import NO_LIMITS, Attempt, Lockouts
+from issuance.request import Evidence, IssuedCertificate, ScepChallenge
+from pki.csr import Csr
+from pki.reasons import Reason, Rejection
+from policy.principal import Principal, PrincipalKind
+from scep.endpoint import ScepEndpoint, Way
+from scep.transactions import Place
+from storage.database import Step
+
+# Of at least 128 random bits, so that nobody has to be kept from guessing them: generated ones, and one-time challenges.
+_UNGUESSABLE = re.compile(r"cws_[A-Za-z0-9_-]{43}|[0-9A-F]{32}")
+
+REFUSED = "the challenge password is missing, wrong, used or expired; get another from whoever runs this SCEP endpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request to enrol, opened and proved to be by the key that it is for, or by that of a certificate of ours."""
+
+    endpoint: ScepEndpoint
+    place: Place
+    csr: Csr
+    source_address: str
+
+    @property
+    def challenge(self) -> str:
+        return self.csr.challenge_password or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """Who asks, what proves it, and the profile that they get ("" for the endpoint's).
+
+    `once` is what has to be written with the transaction before anything is issued: it opens once, and conflicts ever after.
+    """
+
+    way: Way
+    principal: Principal
+    evidence: Evidence
+    profile: str = ""
+    once: Sequence[Step] = field(default=(), repr=False)
+
+
+class ChallengeWay(Protocol):
+    """One way to be let in by the challengePassword (RFC 8894 §7.3)."""
+
+    async def authorize(self, asked: Asked) -> Authorization | None:
+        """None: this challenge is none of its own. Raises Rejection where it is one and not for this request; Unavailable."""
+
+
+class Informed(Protocol):
+    """Somebody outside who wants to know what became of what they let in."""
+
+    async def issued(self, asked: Asked, certificate: IssuedCertificate) -> None:
+        """Before the client is answered, and again whenever it is answered again. Raises Unavailable."""
+
+    async def refused(self, asked: Asked, rejection: Rejection) -> None:
+        """Best effort: the client is refused in any case."""
+
+
+class Observer(Protocol):
+    """Who counts. All labels are bounded."""
+
+    def authorized(self, *, endpoint: str, way: str, result: str) -> None: ...
+
+    def answered(self, *, endpoint: str, message_type: str, result: str) -> None: ...
+
+    def legacy(self, *, endpoint: str, algorithm: str) -> None: ...
+
+
+class Authorizer:
+    """Of all endpoints. Which ways an endpoint has is its own; a way that is not in `ways` lets nobody in."""
+
+    def __init__(self, *, ways: Mapping[Way, ChallengeWay], lockouts: Lockouts, observer: Observer) -> None:
+        self._ways = ways
+        self._lockouts = lockouts
+        self._observer = observer
+
+    async def authorize(self, asked: Asked) -> Authorization:
+        """Raises Rejection: UNAUTHENTICATED, RATE_LIMITED, and what a way says of its own challenges; Unavailable."""
+        endpoint = asked.endpoint
+        attempt = Attempt("scep", endpoint.name, "", asked.source_address, endpoint.limits.failures)
+        return await self._lockouts.to_its_end(self._guarded(asked, attempt))
+
+    async def _guarded(self, asked: Asked, attempt: Attempt) -> Authorization:
+        if attempt.limits == NO_LIMITS or _UNGUESSABLE.fullmatch(asked.challenge):
+            return await self._ask(asked, attempt)
+        async with self._lockouts.turn(attempt):
+            await self._lockouts.check(attempt)
+            return await self._ask(asked, attempt)
+
+    async def _ask(self, asked: Asked, attempt: Attempt) -> Authorization:
+        for way in asked.endpoint.challenges if asked.challenge else ():
+            if (found := await self._ways[way].authorize(asked)) is not None:
+                self._observer.authorized(endpoint=asked.endpoint.name, way=way.value, result="allowed")
+                return found
+        self._observer.authorized(endpoint=asked.endpoint.name, way="challenge", result="refused")
+        await self._lockouts.check(attempt)  # who is locked out already is not counted again: a flood costs no writes
+        await self._lockouts.failed(attempt)
+        raise Rejection(Reason.UNAUTHENTICATED, REFUSED)
+
+
+class StaticChallenges(Protocol):
+    """What SCEP needs of `issuance.credentials.Credentials`."""
+
+    async def check_scep_challenge(self, *, endpoint: str, challenge: str) -> Credential: ...
+
+
+class StaticWay:
+    """Whoever knows a password of the endpoint; what names they may have is policy's business."""
+
+    def __init__(self, challenges: StaticChallenges) -> None:
+        self._challenges = challenges
+
+    async def authorize(self, asked: Asked) -> Authorization | None:
+        try:
+            found = await self._challenges.check_scep_challenge(endpoint=asked.endpoint.name, challenge=asked.challenge)
+        except Rejection as rejection:
+            if rejection.reason is Reason.UNAUTHENTICATED:
+                return None
+            raise
+        principal = Principal(PrincipalKind.SCEP_CLIENT, found.id, found.roles, source_address=asked.source_address)
+        return Authorization(Way.STATIC, principal, ScepChallenge(found.id), found.profile)
