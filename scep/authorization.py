@@ -109,8 +109,9 @@ class Authorizer:
                 self._observer.authorized(endpoint=asked.endpoint.name, way=way.value, result="allowed")
                 return found
         self._observer.authorized(endpoint=asked.endpoint.name, way="challenge", result="refused")
-        await self._lockouts.check(attempt)  # who is locked out already is not counted again: a flood costs no writes
-        await self._lockouts.failed(attempt)
+        if asked.challenge:  # none at all is no guess
+            await self._lockouts.check(attempt)  # who is locked out already is not counted again: a flood costs no writes
+            await self._lockouts.failed(attempt)
         raise Rejection(Reason.UNAUTHENTICATED, REFUSED)
 
 
