@@ -24,6 +24,7 @@ from certwright.cli_options import (
     RoleOption,
     finish,
 )
+from certwright.cli_scep_users import user as scep_user
 
 EXIT_CODES = """\b
 Exit codes: 0 done · 1 refused, not found or a check failed · 2 wrong usage
@@ -52,6 +53,7 @@ app.add_typer(est, name="est")
 scep = _group("scep", "SCEP: challenge passwords.")
 scep_challenge = typer.Typer(help="The challenge password of a SCEP endpoint.", no_args_is_help=True, rich_markup_mode=None)
 scep.add_typer(scep_challenge, name="challenge")
+scep.add_typer(scep_user, name="user")
 app.add_typer(eab, name="eab")
 cert = _group("cert", "Certificates: list, show, revoke.")
 requests = _group("requests", "Requests that wait for an approval: list, show, approve, deny.")

@@ -72,6 +72,7 @@ class CredentialKind(enum.Enum):
     EST_USER = "est-user"
     EST_TOKEN = "est-token"  # noqa: S105  # a kind, not a secret
     SCEP_CHALLENGE = "scep-challenge"
+    SCEP_USER = "scep-user"  # of an endpoint's challenge page
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ _REFUSALS = {
     CredentialKind.EST_USER: "user name and password are not valid at this EST endpoint; ask an operator to set them",
     CredentialKind.EST_TOKEN: "this token is not valid at this EST endpoint: it is unknown, expired or disabled; ask an operator",
     CredentialKind.SCEP_CHALLENGE: "the challenge password is not valid at this SCEP endpoint; ask an operator to set it",
+    CredentialKind.SCEP_USER: "user name and password are not valid at this challenge page; ask an operator to set them",
 }
 
 
@@ -189,6 +191,14 @@ class Credentials:
         id_ = endpoint if ENDPOINT.fullmatch(endpoint) else ""
         return await self._check(CredentialKind.SCEP_CHALLENGE, endpoint=endpoint, id_=id_, presented=prepared(challenge))
 
+    async def check_scep_user(
+        self, *, endpoint: str, user: str, password: str, address: str = "", limits: FailureLimits = NO_LIMITS
+    ) -> Credential:
+        """Of the challenge page; as `check_est_user`."""
+        attempt = Attempt(CredentialKind.SCEP_USER.value, endpoint, user, address, limits)
+        checked = self._guarded(CredentialKind.SCEP_USER, attempt, scep_user_id(endpoint, user), prepared(password))
+        return await self._lockouts.to_its_end(checked)
+
     async def _guarded(self, kind: CredentialKind, attempt: Attempt, id_: str, presented: str) -> Credential:
         if _is_generated(presented):  # nobody guesses one of those, so nobody has to wait for their turn
             return await self._counted(kind, attempt, id_, presented)
@@ -266,9 +276,7 @@ class Credentials:
         `digest` makes the same password for Digest; without it, what Digest took before ends with the old password.
         Raises Rejection(MALFORMED) for a name or password that HTTP Basic cannot carry (RFC 7617 §2).
         """
-        name = prepared(user)
-        if not CREDENTIAL_NAME.fullmatch(name):
-            raise Rejection(Reason.MALFORMED, "a user name has 1 to 128 characters, without colons and control characters")
+        name = _user_name(user)
         check_endpoint(endpoint)
         await self._replace(
             CredentialKind.EST_USER,
@@ -286,6 +294,13 @@ class Credentials:
         await self._replace(
             CredentialKind.SCEP_CHALLENGE, endpoint, endpoint=endpoint, secret=challenge, roles=roles, profile=profile
         )
+
+    async def set_scep_user(self, *, endpoint: str, user: str, password: str) -> None:
+        """Who may get challenges from the page of an endpoint: roles are those challenges' own. As `set_est_user`."""
+        _user_name(user)
+        check_endpoint(endpoint)
+        id_ = scep_user_id(endpoint, user)
+        await self._replace(CredentialKind.SCEP_USER, id_, endpoint=endpoint, secret=password, roles=(), profile="")
 
     async def _replace(
         self,
@@ -333,6 +348,20 @@ def est_user_id(endpoint: str, user: str) -> str:
     name = prepared(user)
     known_form = CREDENTIAL_NAME.fullmatch(name) is not None and ENDPOINT.fullmatch(endpoint) is not None
     return f"{endpoint}/{name}" if known_form else ""
+
+
+def scep_user_id(endpoint: str, user: str) -> str:
+    """As `est_user_id`. Ids of all kinds share one column, and no endpoint's name has a colon."""
+    id_ = est_user_id(endpoint, user)
+    return f"scep:{id_}" if id_ else ""
+
+
+def _user_name(user: str) -> str:
+    """Raises Rejection(MALFORMED) for what HTTP Basic cannot carry (RFC 7617 §2)."""
+    name = prepared(user)
+    if not CREDENTIAL_NAME.fullmatch(name):
+        raise Rejection(Reason.MALFORMED, "a user name has 1 to 128 characters, without colons and control characters")
+    return name
 
 
 def refusal(kind: CredentialKind) -> Rejection:
