@@ -79,6 +79,8 @@ class Client(enum.Enum):
     CURL_EST_RENEW = "curl-est-renew"
     STRONGSWAN_EST = "strongswan-est"
     SCEP = "scep"
+    SCEP_RENEW = "scep-renew"
+    CERTMONGER = "certmonger"
     REST = "rest"
 
 

@@ -54,10 +54,46 @@ def _strongswan_est(_config: Config) -> str:
     )
 
 
-def _scep(_config: Config) -> str:
+def _scep(config: Config) -> str:
+    """The challenge goes to nobody but a registration authority that our root has certified."""
     return (
-        'scepclient -server-url "$CERTWRIGHT_SCEP_URL" -challenge "$CERTWRIGHT_SCEP_CHALLENGE" -cn router-1 '
-        "-private-key router.key -certificate router.pem"
+        'pki --scepca --url "$CERTWRIGHT_SCEP_URL" --caout ca.pem --raout ra.pem --outform pem && '
+        f'cat {" ".join(_ca_files(config))} > chain.pem && openssl verify -CAfile "$CERTWRIGHT_CA_FILE" -untrusted chain.pem ra.pem && '
+        "pki --gen --type rsa --size 2048 --outform pem > router.key && "
+        f'{_pki_scep(config)} --in router.key --password "$CERTWRIGHT_SCEP_CHALLENGE" --outform pem > router.pem'
+    )
+
+
+def _scep_renew(config: Config) -> str:
+    """What `scep` has left behind renews itself, with a new key."""
+    return (
+        "pki --gen --type rsa --size 2048 --outform pem > renewed.key && "
+        f"{_pki_scep(config)} --in renewed.key --cert router.pem --key router.key --outform pem > renewed.pem"
+    )
+
+
+def _pki_scep(config: Config) -> str:
+    authorities = " ".join(f"--cacert {file}" for file in _ca_files(config))
+    return (
+        'pki --scep --url "$CERTWRIGHT_SCEP_URL" --dn CN=router-1 --cipher aes --digest sha256 '
+        f"--cacert-enc ra.pem --cacert-sig ra.pem {authorities}"
+    )
+
+
+def _ca_files(config: Config) -> list[str]:
+    """As `pki --scepca --caout ca.pem` names them: the issuing CA and what is above it, in whatever order."""
+    settings = config.scep.get("default")
+    above = len(config.issuers[config.profiles.get(settings.profile).issuer].chain) if settings is not None else 1
+    return ["ca.pem", *(f"ca-{number}.pem" for number in range(1, above + 1))]
+
+
+def _certmonger(_config: Config) -> str:
+    """It reads the CA's certificates when it is told of the CA, and a request before that waits for its next round."""
+    return (
+        'getcert add-scep-ca -c certwright -u "$CERTWRIGHT_SCEP_URL" && sleep 3 && '
+        '(umask 077 && printf %s "$CERTWRIGHT_SCEP_CHALLENGE" > router.challenge) && '
+        'getcert request -c certwright -k "$PWD/router.key" -f "$PWD/router.pem" -l "$PWD/router.challenge" '
+        "-N CN=router-1 -g 2048 -w -v"
     )
 
 
@@ -77,6 +113,8 @@ COMMANDS: Mapping[str, Callable[[Config], str]] = {
     "curl-est-renew": _curl_est_renew,
     "strongswan-est": _strongswan_est,
     "scep": _scep,
+    "scep-renew": _scep_renew,
+    "certmonger": _certmonger,
     "rest": _rest,
 }
 
@@ -112,7 +150,7 @@ def welcome(config: Config, fingerprint: str, root: Path) -> str:
     for client, text in (
         ("certbot", "ACME, certbot"),
         ("curl-est", "EST, curl"),
-        ("scep", "SCEP, scepclient"),
+        ("scep", "SCEP, strongSwan"),
         ("rest", "REST, curl"),
     ):
         lines += ["", f"# {text}", command_for(client, config)]

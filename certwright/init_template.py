@@ -133,8 +133,8 @@ endpoints:
       challenge: [static, one-time]      # one-time: certwright scep challenge create
       registration_authority: scep
       renewal: {{roles: [device]}}      # who enrolled renews itself
-      # What old devices (and Debian's scepclient) still speak. Leave it out when all of yours can do AES and SHA-256.
-      legacy: [sha1, des-cbc, des-ede3-cbc]
+      # AES and SHA-256 alone, for DES can be read and SHA-1 forged. What old devices speak is for an endpoint of their own:
+      # legacy: [sha1, des-cbc, des-ede3-cbc]
 
 validation:
   resolver: system      # or ["127.0.0.1:53"]

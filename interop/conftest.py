@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from interop.bouncycastle import compiled
 from interop.est import EstSite, est_site
+from interop.scep import ScepSite, scep_site
 from interop.support import Site, short_directory
 from tests.helpers.dns import DnsServer
 from tests.helpers.server import Server, free_ports
@@ -151,6 +152,13 @@ def _site(server: Server, dns: DnsServer, tlsalpn01_port: int) -> Site:
 def est() -> Iterator[EstSite]:
     """Another server, with an EST endpoint for everything that a client may want."""
     with est_site() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def scep() -> Iterator[ScepSite]:
+    """And one with a SCEP endpoint for everything that a device may want."""
+    with scep_site() as made:
         yield made
 
 

@@ -48,11 +48,14 @@ def first_time() -> Iterator[FirstTime]:
         yield FirstTime(site, server.config_file, server.printed)
 
 
+NO_LEAF = re.compile(r"chain|issuer|^(ca|ra)(-\d+)?\.pem$")  # what clients call the certificates of CAs
+
+
 def certificates(home: Path) -> list[Path]:
     """Leaf certificates in PEM that a command has left behind."""
     found = [path for path in home.rglob("*") if path.is_file() and path.suffix in {".pem", ".crt"}]
     texts = {path: path.read_text(errors="replace") for path in found}
-    return [path for path, text in texts.items() if "BEGIN CERTIFICATE-----" in text and "chain" not in path.name]
+    return [path for path, text in texts.items() if "BEGIN CERTIFICATE-----" in text and not NO_LEAF.search(path.name)]
 
 
 def check(first_time: FirstTime, home: Path, program: str, command: str, purpose: str) -> None:
@@ -61,7 +64,7 @@ def check(first_time: FirstTime, home: Path, program: str, command: str, purpose
     if needed.returncode != 0:
         pytest.skip(f"client not installed: {program}")
     shell(command, home=home)
-    leaves = [path for path in certificates(home) if "issuer" not in path.name]
+    leaves = certificates(home)
     assert leaves, f"no certificate in {sorted(home.rglob('*'))}"
     for leaf in leaves:
         verify(hold(first_time.site, leaf, home=home), purpose=purpose)
@@ -72,7 +75,7 @@ def check(first_time: FirstTime, home: Path, program: str, command: str, purpose
     [
         ("acme", "certbot", "sslserver"),
         ("est", "curl", "sslclient"),
-        ("scep", "scepclient", "sslclient"),
+        ("scep", "pki", "sslclient"),
         ("rest", "curl", "sslserver"),
     ],
 )
@@ -91,7 +94,7 @@ def test_each_line_that_up_prints_works_as_it_is(
         ("dehydrated", "dehydrated", "sslserver"),
         ("curl-est", "curl", "sslclient"),
         ("strongswan-est", "pki", "sslclient"),
-        ("scep", "scepclient", "sslclient"),
+        ("scep", "pki", "sslclient"),
         ("rest", "curl", "sslserver"),
     ],
 )
@@ -107,6 +110,23 @@ def test_what_the_line_for_est_has_got_renews_itself_by_the_next_one(first_time:
     shell(config_for(first_time, "curl-est-renew"), home=home)
     verify(hold(first_time.site, home / "renewed.pem", home=home), purpose="sslclient")
     assert (home / "device.pem").read_text() != (home / "renewed.pem").read_text()
+
+
+@needs("pki", package="strongswan-pki, libstrongswan-extra-plugins")
+def test_what_the_line_for_scep_has_got_renews_itself_by_the_next_one(first_time: FirstTime, home: Path) -> None:
+    shell(config_for(first_time, "scep"), home=home)
+    shell(config_for(first_time, "scep-renew"), home=home)
+    verify(hold(first_time.site, home / "renewed.pem", home=home), purpose="sslclient")
+    assert (home / "router.pem").read_text() != (home / "renewed.pem").read_text()
+
+
+@needs("certmonger", "getcert", "dbus-run-session", package="certmonger, dbus")
+def test_the_line_for_certmonger_works_where_it_runs(first_time: FirstTime, home: Path) -> None:
+    """On a bus of its own, hence `-s`; as root on a machine with systemd it is the system's."""
+    script = config_for(first_time, "certmonger").replace("getcert add-scep-ca", "getcert add-scep-ca -s")
+    script = script.replace("getcert request", "getcert request -s")
+    run(["dbus-run-session", "--", "bash", "-euc", script], home=home)
+    verify(hold(first_time.site, home / "router.pem", home=home), purpose="sslclient")
 
 
 def config_for(first_time: FirstTime, client: str) -> str:
@@ -166,7 +186,7 @@ def test_the_other_lines_name_our_directory_and_our_root(first_time: FirstTime, 
 
 README = Path(__file__).parent.parent / "README.md"
 CLIENTS = dict(re.findall(r"^(\*\*[^\n]+)\n```\n(.+?)```$", README.read_text(), re.MULTILINE | re.DOTALL))
-PROGRAMS = ("certbot", "lego", "pki", "scepclient", "curl")
+PROGRAMS = ("certbot", "lego", "pki", "curl")
 
 
 @pytest.mark.parametrize("title", CLIENTS)

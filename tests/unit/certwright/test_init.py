@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import shlex
+import shutil
 import stat
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -164,6 +165,16 @@ def test_old_devices_find_nothing_but_rsa_up_to_the_root_and_everybody_else_gets
     assert isinstance(certificate(made, "ca/root.pem").public_key(), rsa.RSAPublicKey)
     assert isinstance(certificate(made, "ca/issuing.pem").public_key(), ec.EllipticCurvePublicKey)
     assert isinstance(certificate(made, "ca/devices.pem").public_key(), rsa.RSAPublicKey)
+
+
+def test_scep_takes_no_old_algorithm_until_the_line_for_it_is_put_in(made: Path, tmp_path: Path) -> None:
+    assert load(made / "certwright.yaml").scep["default"].legacy == frozenset()
+    moved = tmp_path / "certwright"
+    shutil.copytree(made, moved)
+    text = (moved / "certwright.yaml").read_text()
+    assert text.count("# legacy: [") == 1
+    (moved / "certwright.yaml").write_text(text.replace("# legacy: [", "legacy: ["))
+    assert load(moved / "certwright.yaml").scep["default"].legacy == {"sha1", "des-cbc", "des-ede3-cbc"}
 
 
 def test_the_scep_ra_may_be_encrypted_to_and_may_not_issue(made: Path) -> None:

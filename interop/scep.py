@@ -1,0 +1,203 @@
+"""A server with one SCEP endpoint for each thing that a client may want, and what those who come to them have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+
+import orjson
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+from ruamel.yaml import YAML
+
+from interop.support import Held, Site, hold, no_dns, openssl, run, short_directory
+from tests.helpers.server import Server
+from tests.helpers.server import run as certwright
+
+# Beside `default`, which is as `init` wrote it.
+ENDPOINTS = """\
+old:
+  profile: device
+  registration_authority: scep
+  challenge: [static, one-time]
+  renewal: {roles: [device]}
+  legacy: [sha1, des-cbc, des-ede3-cbc]
+approved: {profile: device, registration_authority: scep, renewal: {roles: [device]}, require_approval: true}
+by-ca: {profile: router, use_ca_key: true, renewal: {roles: [device]}}
+"""
+PROFILES = """\
+router:
+  issuer: routers
+  validity: 30d
+  key_usage: [digital_signature, key_encipherment]
+  extended_key_usage: [clientAuth]
+  common_name: device
+  require_san: false
+"""
+POLICIES = """\
+routers: {roles: [device], allowed_profiles: [router], allowed_sans: ["*"], allowed_common_names: ["*"]}
+"""
+ISSUERS = """\
+routers:
+  certificate: ca/routers.pem
+  chain: [ca/root.pem]
+  key: {software: {file: ca/routers.key, passphrase_file: ca/passphrase}}
+"""
+
+
+def certify_router_ca(ca: Path) -> None:
+    """A CA that clients encrypt to: its key usage says so, for Apple's and Microsoft's look there."""
+    root = x509.load_pem_x509_certificate((ca / "root.pem").read_bytes())
+    root_key = load_pem_private_key((ca / "root.key").read_bytes(), (ca / "root.passphrase").read_bytes())
+    assert isinstance(root_key, rsa.RSAPrivateKey)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    unused = dict.fromkeys(
+        ("content_commitment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"), False
+    )
+    usage = x509.KeyUsage(digital_signature=True, key_encipherment=True, key_cert_sign=True, crl_sign=True, **unused)
+    identifier = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Interop Router CA")]))
+        .issuer_name(root.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(root.not_valid_before_utc)
+        .not_valid_after(root.not_valid_before_utc + timedelta(days=365))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+        .sign(root_key, hashes.SHA256())
+    )
+    sealed = BestAvailableEncryption((ca / "passphrase").read_bytes())
+    (ca / "routers.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (ca / "routers.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealed))
+    (ca / "routers.key").chmod(0o600)
+
+
+@dataclass(frozen=True, slots=True)
+class ScepSite:
+    server: Server
+    site: Site
+    _challenges: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def root(self) -> Path:
+        return self.site.root
+
+    def url(self, endpoint: str = "default") -> str:
+        return f"{self.site['SCEP_URL']}{'' if endpoint == 'default' else f'/{endpoint}'}"
+
+    def challenge(self, endpoint: str = "default") -> str:
+        """The endpoint's challenge password; made when first asked for."""
+        if endpoint not in self._challenges:
+            made = self.site["SCEP_CHALLENGE"] if endpoint == "default" else self._printed("set", endpoint)
+            self._challenges[endpoint] = made
+        return self._challenges[endpoint]
+
+    def one_time_challenge(self, endpoint: str, *options: str) -> str:
+        return self._printed("create", endpoint, *options)
+
+    def _printed(self, command: str, endpoint: str, *options: str) -> str:
+        where = ("--endpoint", endpoint, "--config", self.site.config)
+        return certwright("scep", "challenge", command, *options, *where).stdout.split("\n")[0]
+
+    def hold(self, leaf: Path, *, home: Path) -> Held:
+        return hold(self.site, leaf, home=home)
+
+    def approve(self, common_name: str) -> None:
+        """As an operator would, who looks at what waits."""
+        certwright("requests", "approve", self._the_only(common_name), "--config", self.site.config)
+
+    def deny(self, common_name: str, reason: str) -> None:
+        certwright("requests", "deny", self._the_only(common_name), "--reason", reason, "--config", self.site.config)
+
+    def is_waiting(self, common_name: str) -> bool:
+        return bool(self._waiting(common_name))
+
+    def _the_only(self, common_name: str) -> str:
+        [found] = self._waiting(common_name)
+        return found
+
+    def _waiting(self, common_name: str) -> list[str]:
+        listed = certwright("requests", "list", "-o", "json", "--config", self.site.config).stdout
+        return [str(row["id"]) for row in orjson.loads(listed) if common_name in str(row)]
+
+
+def _configured(text: str) -> str:
+    yaml = YAML()
+    config = yaml.load(text)
+    config["endpoints"]["scep"].update(yaml.load(ENDPOINTS))
+    config["profiles"].update(yaml.load(PROFILES))
+    config["policies"].update(yaml.load(POLICIES))
+    config["issuers"].update(yaml.load(ISSUERS))
+    out = StringIO()
+    yaml.dump(config, out)
+    return out.getvalue()
+
+
+@contextmanager
+def scep_site() -> Iterator[ScepSite]:
+    with short_directory() as home:
+        directory = home / "ca"
+
+        def edit(text: str) -> str:
+            certify_router_ca(directory / "ca")
+            return _configured(text)
+
+        with Server(directory=directory, edit=edit) as server:
+            site = Site(
+                root=server.ca_file,
+                bootstrap=server.environment,
+                http01_port=server.http01_port,
+                zone=no_dns,
+                config=server.config_file,
+            )
+            yield ScepSite(server, site)
+
+
+# --- what a client sees of a certificate -----------------------------------------------------------------------------------
+
+
+def serial(leaf: Path, *, home: Path) -> str:
+    return openssl("x509", "-in", leaf, "-noout", "-serial", home=home).strip().partition("=")[2]
+
+
+def public_key(leaf: Path, *, home: Path) -> str:
+    return openssl("x509", "-in", leaf, "-noout", "-pubkey", home=home)
+
+
+def certificates_of(url: str, *, home: Path) -> list[Path]:
+    """GetCACert, as PEM files."""
+    answer = home / "getcacert"
+    run(["curl", "-sS", "--fail", "-o", answer, f"{url}?operation=GetCACert"], home=home)
+    text = openssl("pkcs7", "-inform", "DER", "-in", answer, "-print_certs", home=home)
+    found = []
+    for number, block in enumerate(text.split("-----END CERTIFICATE-----\n")[:-1]):
+        file = home / f"shown-{number}.pem"
+        file.write_text(f"{block[block.index('-----BEGIN') :]}-----END CERTIFICATE-----\n")
+        found.append(file)
+    return found
+
+
+def recipient(url: str, *, home: Path) -> Path:
+    """The only certificate of GetCACert that may encrypt keys, and that clients therefore encrypt to."""
+    [found] = [
+        one
+        for one in certificates_of(url, home=home)
+        if "Key Encipherment" in openssl("x509", "-in", one, "-noout", "-ext", "keyUsage", home=home)
+    ]
+    return found
