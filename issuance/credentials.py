@@ -4,6 +4,9 @@ Law of this file: how long a check takes depends on what was presented, never on
 ours (256 random bits) is compared by SHA-256; anything else runs scrypt once, for a stranger too. Every check reads the row,
 so a disabled, expired or changed credential ends at once, on every node; the cache only spares a repeated scrypt.
 
+A SCEP challenge comes without a name, so it is held against all those of its endpoint. They share one salt, and scrypt still runs
+once: whoever reads the table learns of two that are equal, and each guess of theirs is at all of them.
+
 Guessing at EST is counted and locked out (issuance/lockout.py). What else slows it is scrypt's price and the few that run at a
 time; only so many of each kind wait for their turn, and more than those are told to come again.
 """
@@ -19,7 +22,7 @@ import re
 import secrets
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from issuance.lockout import LOCKS, NO_LIMITS, UNGUARDED, Attempt, FailureLimits, Lockouts, looked_up
@@ -35,6 +38,13 @@ SELECT locks.*, c.id, c.kind, c.endpoint, c.secret, c.roles, c.profile FROM {LOC
 LEFT JOIN credential c ON c.kind = $5 AND c.id = $6 AND c.endpoint = $7 AND c.disabled_at IS NULL
     AND (c.expires_at IS NULL OR c.expires_at > $8)
 """  # noqa: S608  # constants only
+# The challenges of one endpoint, in the order in which they are named.
+CHALLENGES_SQL = """
+SELECT id, kind, endpoint, secret, roles, profile FROM credential
+WHERE kind = $1 AND endpoint = $2 AND disabled_at IS NULL AND (expires_at IS NULL OR expires_at > $3) ORDER BY id
+"""
+# The disabled ones too: one of them may be set again.
+SALTS_SQL = "SELECT secret FROM credential WHERE kind = $1 AND endpoint = $2 AND id <> $3 ORDER BY id"
 INSERT_SQL = """
 INSERT INTO credential (id, kind, endpoint, secret, roles, profile, created_at, expires_at, disabled_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, NULL)
@@ -55,6 +65,7 @@ SELECT id, kind, endpoint, roles, profile, created_at, expires_at, disabled_at F
 _API_KEY = re.compile(r"cw_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 _EST_TOKEN = re.compile(r"cwe_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 _GENERATED = re.compile(r"cws_[A-Za-z0-9_-]{43}")  # made by `generate_secret`
+_CURRENT = re.compile(r"scrypt:(\d+:\d+:\d+):([0-9a-f]+):[0-9a-f]+")
 _PASSWORD = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,1024}")
 
 _N, _R, _P = 2**14, 8, 1  # 16 MiB and some 40 ms a check
@@ -188,8 +199,13 @@ class Credentials:
 
     async def check_scep_challenge(self, *, endpoint: str, challenge: str) -> Credential:
         """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong, and Unavailable."""
-        id_ = endpoint if ENDPOINT.fullmatch(endpoint) else ""
-        return await self._check(CredentialKind.SCEP_CHALLENGE, endpoint=endpoint, id_=id_, presented=prepared(challenge))
+        kind = CredentialKind.SCEP_CHALLENGE
+        place = endpoint if ENDPOINT.fullmatch(endpoint) else ""
+        rows = await self._database.fetch(CHALLENGES_SQL, kind.value, place, self._clock.micros())
+        found = await self._which(kind, [str(row["secret"]) for row in rows], prepared(challenge))
+        if found is None:
+            raise refusal(kind)
+        return credential(rows[found])
 
     async def check_scep_user(
         self, *, endpoint: str, user: str, password: str, address: str = "", limits: FailureLimits = NO_LIMITS
@@ -226,20 +242,24 @@ class Credentials:
         return credential(row)
 
     async def _matches(self, kind: CredentialKind, stored: str | None, presented: str) -> bool:
+        return await self._which(kind, () if stored is None else (stored,), presented) is not None
+
+    async def _which(self, kind: CredentialKind, stored: Sequence[str], presented: str) -> int | None:
+        """The place of the first that it is. Every one is looked at."""
         if _is_generated(presented):
-            return _matches_sha256(stored or _NO_HASH, presented)
-        if stored is not None and self._successes.has(stored, presented):
-            return True
+            return _first([_matches_sha256(each, presented) for each in stored or (_NO_HASH,)])
+        if (known := _first([self._successes.has(each, presented) for each in stored])) is not None:
+            return known
         if self._places[kind] == 0:
             raise Unavailable("password checks: too many at once", retry_after=2)
         self._places[kind] -= 1
         try:
             async with self._scrypt_slots:
-                same = await asyncio.to_thread(_matches_scrypt, stored or _NO_SCRYPT, presented)
+                same = await asyncio.to_thread(_which_scrypt, stored, presented)
         finally:
             self._places[kind] += 1
-        if same and stored is not None:
-            self._successes.add(stored, presented)
+        if same is not None:
+            self._successes.add(stored[same], presented)
         return same
 
     # ------------------------------------------------------------------ administration
@@ -288,11 +308,21 @@ class Credentials:
             also=(digest or forget_step(SealedKind.EST_DIGEST, endpoint, name),),
         )
 
-    async def set_scep_challenge(self, *, endpoint: str, challenge: str, roles: Collection[str], profile: str) -> None:
-        """Set the one challenge password of an endpoint; the one before it ends. Raises Rejection(MALFORMED)."""
+    async def set_scep_challenge(
+        self, *, endpoint: str, challenge: str, roles: Collection[str], profile: str, name: str = ""
+    ) -> None:
+        """Set one challenge password of an endpoint, by its name or the one without; what it was before ends.
+
+        Raises Rejection(MALFORMED).
+        """
         check_endpoint(endpoint)
         await self._replace(
-            CredentialKind.SCEP_CHALLENGE, endpoint, endpoint=endpoint, secret=challenge, roles=roles, profile=profile
+            CredentialKind.SCEP_CHALLENGE,
+            scep_challenge_id(endpoint, name),
+            endpoint=endpoint,
+            secret=challenge,
+            roles=roles,
+            profile=profile,
         )
 
     async def set_scep_user(self, *, endpoint: str, user: str, password: str) -> None:
@@ -313,19 +343,27 @@ class Credentials:
         profile: str,
         also: Sequence[Step] = (),
     ) -> None:
-        stored = await self._stored(prepared(secret))
+        salt = await self._shared_salt(kind, endpoint, id_) if kind is CredentialKind.SCEP_CHALLENGE else None
+        stored = await self._stored(prepared(secret), salt or self._random_bytes(_SALT))
         row = (id_, kind.value, endpoint, stored, _json(roles), profile, self._clock.micros())
         try:
             await self._database.write(Step(REPLACE_SQL, row), *also)
         except Conflict as error:
             raise Rejection(Reason.CONFLICT, f"{id_} is the id of another kind of credential; choose another name") from error
 
-    async def _stored(self, secret: str) -> str:
+    async def _shared_salt(self, kind: CredentialKind, endpoint: str, id_: str) -> bytes | None:
+        """That of the other challenges of the endpoint. Two that are set at the same moment may miss it: that costs a scrypt more."""
+        for row in await self._database.fetch(SALTS_SQL, kind.value, endpoint, id_):
+            current = _CURRENT.fullmatch(row["secret"])
+            if current is not None and current[1] == f"{_N}:{_R}:{_P}":
+                return bytes.fromhex(current[2])
+        return None
+
+    async def _stored(self, secret: str, salt: bytes) -> str:
         if not _PASSWORD.fullmatch(secret):
             raise Rejection(Reason.MALFORMED, "a password has 1 to 1024 characters, without control characters")
         if _is_generated(secret):
             return _sha256(secret)
-        salt = self._random_bytes(_SALT)
         async with self._scrypt_slots:
             digest = await asyncio.to_thread(_scrypt, secret, salt, _N, _R, _P)
         return f"scrypt:{_N}:{_R}:{_P}:{salt.hex()}:{digest.hex()}"
@@ -362,6 +400,15 @@ def _user_name(user: str) -> str:
     if not CREDENTIAL_NAME.fullmatch(name):
         raise Rejection(Reason.MALFORMED, "a user name has 1 to 128 characters, without colons and control characters")
     return name
+
+
+def scep_challenge_id(endpoint: str, name: str = "") -> str:
+    """Of the row. No endpoint and no EST user has a colon in their name. Raises Rejection(MALFORMED)."""
+    if not name:
+        return endpoint
+    if not ENDPOINT.fullmatch(name):
+        raise Rejection(Reason.MALFORMED, "a challenge's name has letters, digits, '.', '_' and '-', 64 at most")
+    return f"{endpoint}:{name}"
 
 
 def refusal(kind: CredentialKind) -> Rejection:
@@ -402,9 +449,24 @@ def _scrypt(secret: str, salt: bytes, n: int, r: int, p: int) -> bytes:
     return hashlib.scrypt(_octets(secret), salt=salt, n=n, r=r, p=p, maxmem=256 * r * n, dklen=32)
 
 
-def _matches_scrypt(stored: str, presented: str) -> bool:
+def _which_scrypt(stored: Sequence[str], presented: str, *, compute: Callable[[str, str], bytes] | None = None) -> int | None:
+    """The place of the first that it is. One computation for each salt, and one where there is nothing to compare with."""
+    compute = compute or _scrypt_with
     # A row of sha256 costs the same and fails: what is not of our shape is not one of our secrets.
-    text = stored if stored.startswith("scrypt:") else _NO_SCRYPT
-    _, n, r, p, salt, digest = text.split(":")
-    computed = _scrypt(presented, bytes.fromhex(salt), int(n), int(r), int(p))
-    return hmac.compare_digest(computed, bytes.fromhex(digest))
+    salted = [text for text in stored if text.startswith("scrypt:")] or [_NO_SCRYPT]
+    computed = {terms: compute(terms, presented) for terms in {text.rpartition(":")[0] for text in salted}}
+    return _first([_is_digest(computed, text) for text in stored])
+
+
+def _scrypt_with(terms: str, presented: str) -> bytes:
+    _, n, r, p, salt = terms.split(":")
+    return _scrypt(presented, bytes.fromhex(salt), int(n), int(r), int(p))
+
+
+def _is_digest(computed: Mapping[str, bytes], text: str) -> bool:
+    terms, _, digest = text.rpartition(":")
+    return terms in computed and hmac.compare_digest(computed[terms], bytes.fromhex(digest))
+
+
+def _first(same: Sequence[bool]) -> int | None:
+    return same.index(True) if any(same) else None

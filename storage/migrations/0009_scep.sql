@@ -25,8 +25,8 @@ CREATE TABLE scep_challenge (
     id               TEXT PRIMARY KEY,
     secret_sha256    TEXT NOT NULL UNIQUE,   -- 128 random bits
     endpoint         TEXT NOT NULL,
-    subject          TEXT,                   -- JSON array of [attribute type, value]; NULL is any that fits the names
-    names            TEXT,                   -- JSON array of "dns:example.com", "ip:192.0.2.1"; NULL is any
+    subject          TEXT,                   -- JSON array of [attribute type, value], sorted; NULL is any that fits the names
+    names            TEXT,                   -- JSON array of "dns:example.com", "ip:192.0.2.1", sorted; NULL is any
     roles            TEXT NOT NULL,          -- JSON array
     profile          TEXT NOT NULL,          -- '' for the endpoint's
     made_by          TEXT NOT NULL,          -- "kind:id"
@@ -36,5 +36,8 @@ CREATE TABLE scep_challenge (
     used_by          TEXT NOT NULL,          -- the request's digest; '' until used
     disabled_at      BIGINT
 );
-CREATE INDEX scep_challenge_by_endpoint ON scep_challenge (endpoint, id);
+CREATE INDEX scep_challenge_by_time ON scep_challenge (created_at, id);
 CREATE INDEX scep_challenge_by_end ON scep_challenge (expires_at);
+
+-- Those of an endpoint are looked for without a name (issuance/credentials.py).
+CREATE INDEX credential_by_endpoint ON credential (kind, endpoint);

@@ -20,7 +20,7 @@ def test_a_generated_secret_is_ours_by_its_shape() -> None:
 
 @pytest.mark.parametrize("stored", [credentials._NO_SCRYPT, "sha256:" + "0" * 64, credentials._sha256("secret")])
 def test_a_chosen_password_is_worked_on_whatever_is_stored_and_matches_no_other_kind(stored: str) -> None:
-    assert not credentials._matches_scrypt(stored, "secret")
+    assert credentials._which_scrypt([stored], "secret") is None
 
 
 def test_a_generated_secret_never_matches_what_is_not_its_hash() -> None:
@@ -47,3 +47,24 @@ def test_no_secret_is_kept_in_the_clear_or_shown() -> None:
     seen.add("stored", "secret")
     assert repr(seen) == "_Successes()"
     assert b"secret" not in b"".join(seen._seen)
+
+
+def test_scrypt_runs_once_for_each_salt_however_many_challenges_there_are() -> None:
+    ran: list[str] = []
+
+    def compute(terms: str, presented: str) -> bytes:
+        ran.append(terms)
+        return credentials._scrypt(presented, bytes.fromhex(terms.rpartition(":")[2]), 2**10, 8, 1)
+
+    def count(stored: list[str]) -> tuple[int | None, int]:
+        ran.clear()
+        return credentials._which_scrypt(stored, "secret", compute=compute), len(ran)
+
+    ours, others = (f"scrypt:{2**10}:8:1:{salt * 16}" for salt in ("11", "22"))
+    wrong = [f"{ours}:{number:064x}" for number in range(10)]
+    right = f"{ours}:{compute(ours, 'secret').hex()}"
+    assert count([]) == (None, 1)
+    assert count([credentials._NO_HASH]) == (None, 1)
+    assert count(wrong) == (None, 1)
+    assert count([*wrong, credentials._NO_HASH, right]) == (11, 1)
+    assert count([f"{others}:{'00' * 32}", *wrong, right]) == (11, 2)
