@@ -23,6 +23,8 @@ MAX_RSA_BITS = 8192
 MIN_EXPONENT = 65537
 CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
 FERMAT_ROUNDS = 110  # BR 6.1.1.3 asks for 100
+_SMALL_MODULUS = 5040
+_SMALL_SQUARES = frozenset(number * number % _SMALL_MODULUS for number in range(_SMALL_MODULUS))  # one number in 26 is there
 
 # What a key of each kind can be used for (RFC 8813 §3 for EC, RFC 8410 §5 for Ed25519; BR 7.1.2.7.11: EC keys
 # never encipher keys). Profiles name what they want; a certificate says what its key can do of that.
@@ -130,15 +132,16 @@ def _check_rsa(key: rsa.RSAPublicKey) -> None:
 
 
 def _fermat(n: int) -> bool:
+    """Whether one of the first squares above n is n and another square. What is no square modulo a small number is none."""
     a = math.isqrt(n)
     if a * a < n:
         a += 1
-    rest = a * a - n
-    for _ in range(FERMAT_ROUNDS):
-        if math.isqrt(rest) ** 2 == rest:
-            return True
-        rest += 2 * a + 1
-        a += 1
+    small_a, small_n = a % _SMALL_MODULUS, n % _SMALL_MODULUS
+    for step in range(FERMAT_ROUNDS):
+        if ((small_a + step) ** 2 - small_n) % _SMALL_MODULUS in _SMALL_SQUARES:
+            rest = (a + step) ** 2 - n
+            if math.isqrt(rest) ** 2 == rest:
+                return True
     return False
 
 

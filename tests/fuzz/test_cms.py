@@ -9,11 +9,13 @@ from asn1crypto import cms as asn1_cms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pki import der
 from pki.cms.ber import normalise
 from pki.cms.envelope import parse_enveloped
-from pki.cms.errors import CmsError
+from pki.cms.errors import CmsError, CmsProblem
 from pki.cms.signed import parse_signed, verify
 from pki.cms.types import read_certificate
+from pki.der import DerError
 from scep.message import has_key, parse
 from tests.helpers.mutations import mutations
 from tests.helpers.scep import Message, ScepCa, csr, der_of, enveloped, pkcs_req, rsa_key, self_signed
@@ -51,6 +53,26 @@ def everything(data: bytes) -> None:
 @given(mutations(seeds))
 def test_a_mutated_message_is_a_value_or_a_cms_error(data: bytes) -> None:
     everything(data)
+
+
+def judged(data: bytes) -> bytes | CmsProblem:
+    try:
+        return normalise(data)
+    except CmsError as error:
+        return error.problem
+
+
+def loosened(data: bytes) -> bytes:
+    """The same element, its length in more octets than needed: nothing in it may be taken as it is unless all of it may."""
+    element, end = der.read(data)
+    return bytes((element.tag, 0x84)) + len(element.content).to_bytes(4, "big") + element.content + data[end:]
+
+
+@settings(max_examples=400, deadline=None)
+@given(mutations(seeds) | st.lists(st.sampled_from(b"0001$\xa0\x80\x04\x06\x02"), min_size=2, max_size=14).map(bytes))
+def test_what_is_normal_already_is_judged_like_every_other_spelling(data: bytes) -> None:
+    with contextlib.suppress(DerError):
+        assert judged(loosened(data)) == judged(data)
 
 
 @settings(max_examples=200, deadline=None)

@@ -184,3 +184,21 @@ def test_key_usage_is_what_the_key_can_do() -> None:
     assert usage(ec_key, wanted) == {KeyUsageBit.DIGITAL_SIGNATURE}  # BR 7.1.2.7.11: never keyEncipherment
     with pytest.raises(Rejection):
         usage(ec_key, frozenset({KeyUsageBit.KEY_ENCIPHERMENT}))
+
+
+def _found_in_round(number: int) -> int:
+    """The product of two numbers without small factors, which Fermat's method finds in about this round: (p + q) / 2 is so far above √n."""
+    half = 3 << 1022
+    apart = math.isqrt(2 * half * number)
+    primes = math.prod(n for n in range(3, 752, 2) if all(n % d for d in range(3, math.isqrt(n) + 1, 2)))
+    while (apart + half) % 2 == 0 or math.gcd((half + apart) * (half - apart), primes) != 1:
+        half += 1
+    return (half + apart) * (half - apart)
+
+
+def test_fermats_method_finds_what_a_hundred_rounds_find_and_ends() -> None:
+    for number in (*range(1, 20), 50, 90, 100, 108):
+        with pytest.raises(Rejection, match="Fermat"):
+            check_public_key(rsa_key(_found_in_round(number)))
+    for number in (112, 1000):
+        check_public_key(rsa_key(_found_in_round(number)))
