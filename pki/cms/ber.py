@@ -64,7 +64,7 @@ def _is_normal(data: bytes, max_depth: int, max_elements: int) -> bool:
         if length > end - position or tag & 0x1F == 0x1F or tag == 0:
             return False
         if tag & _CONSTRUCTED:
-            if tag < 0x40 and tag not in {SEQUENCE, SET}:
+            if len(outside) >= max_depth - 1 or (tag < 0x40 and tag not in {SEQUENCE, SET}):
                 return False
             if tag == _CONTEXT_0 and previous == SEQUENCE and data[first] == OBJECT_IDENTIFIER:
                 return False  # perhaps an encryptedContent in pieces
