@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from acmeserver.ports import ChallengeMethod
 from certwright.logs import Log
 from certwright.metrics import Metrics
+from pki.cms.transport import KeyTransport
 from signer.api import Hash, Signer
 from validation.challenge import Challenge
 from validation.outcome import Failed, Outcome, Proved
@@ -46,7 +47,7 @@ class MeasuredSigner:
         self._signer = signer
         self._seconds = {
             operation: metrics.sign_seconds.labels(operation)
-            for operation in ("certificate", "crl", "ocsp", "ra-sign", "ra-decrypt")
+            for operation in ("certificate", "crl", "ocsp", "announcement", "ra-sign", "ra-decrypt")
         }
 
     async def _timed(self, operation: str, doing: Awaitable[bytes]) -> bytes:
@@ -67,11 +68,14 @@ class MeasuredSigner:
     async def sign_ocsp(self, key: str, tbs: bytes) -> bytes:
         return await self._timed("ocsp", self._signer.sign_ocsp(key, tbs))
 
+    async def sign_announcement(self, key: str, attributes: bytes) -> bytes:
+        return await self._timed("announcement", self._signer.sign_announcement(key, attributes))
+
     async def ra_sign(self, key: str, data: bytes, digest: Hash) -> bytes:
         return await self._timed("ra-sign", self._signer.ra_sign(key, data, digest))
 
-    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int) -> bytes:
-        return await self._timed("ra-decrypt", self._signer.ra_decrypt(key, ciphertext, length))
+    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
+        return await self._timed("ra-decrypt", self._signer.ra_decrypt(key, ciphertext, length, transport))
 
     async def ping(self) -> None:
         await self._signer.ping()

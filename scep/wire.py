@@ -15,10 +15,11 @@ _WHITESPACE = b"\r\n\t\v\f"
 
 
 class Operation(enum.Enum):
-    """RFC 8894 §4.1. GetNextCACert comes with CA rollover; until then it is not advertised and 404."""
+    """RFC 8894 §4.1."""
 
     GET_CA_CAPS = "GetCACaps"
     GET_CA_CERT = "GetCACert"
+    GET_NEXT_CA_CERT = "GetNextCACert"
     PKI_OPERATION = "PKIOperation"
 
 
@@ -35,11 +36,14 @@ def endpoint_of(path: str, names: Collection[str]) -> str | None:
 
 
 def parse_query(raw: str) -> Mapping[str, bytes]:
-    """The parameters of a raw query, percent-decoded; a `+` stays a `+`, and the first of several counts."""
+    """The parameters of a raw query, percent-decoded; a `+` stays a `+`, and the first of several counts.
+
+    Names may have any case. Octets that are no UTF-8 are in `raw` as surrogates (PEP 383).
+    """
     parameters: dict[str, bytes] = {}
     for pair in raw.split("&"):
         name, _, value = pair.partition("=")
-        parameters.setdefault(name.lower(), unquote_to_bytes(value))
+        parameters.setdefault(name.lower(), unquote_to_bytes(value.encode("utf-8", "surrogateescape")))
     return parameters
 
 

@@ -12,6 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
+from pki.cms.transport import KeyTransport
+
 
 class KeyUse(enum.Enum):
     """What one key is for. A key has one use; the operations of the others are refused to it."""
@@ -37,11 +39,17 @@ class Envelope:
     A leaf: CA=false, no keyCertSign or cRLSign, lifetime <= max_validity, EKUs within `extended_key_usages` (dotted OIDs,
     at least one), issuer name and AKI byte-equal to the issuer certificate's, version 3, serial of 64 bits or more, no
     extensions but those that profiles can give, no alternative names but DNS names and IP addresses.
+
+    Beyond that, only where it is said here: `messages` has the key sign SCEP's answers and decrypt its requests, where the CA has no
+    registration authority (RFC 8894 §2.1.2); `announcements` has it sign which CA follows (§4.7). All of them are told from
+    certificates, CRLs and OCSP answers by their bytes.
     """
 
     issuer_certificate: bytes  # DER
     max_validity: timedelta
     extended_key_usages: frozenset[str]
+    messages: bool = False
+    announcements: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,10 @@ class SignerRefused(Exception):
     """The request is outside the key's envelope or makes no sense to the signer. A bug or an attack, never a client's error."""
 
 
+class TransportUnavailable(Exception):
+    """The token that has the key does not do this kind of decryption, whatever the ciphertext. Safe to show; says what to use."""
+
+
 class Signer(Protocol):
     """Everything that needs a private key of the CA. `key` is a KeyConfig.name."""
 
@@ -91,14 +103,19 @@ class Signer(Protocol):
     async def sign_ocsp(self, key: str, tbs: bytes) -> bytes:
         """Signature over an OCSP ResponseData, with the key's default algorithm (see pki.certificate.SIGNATURE_ALGORITHMS)."""
 
+    async def sign_announcement(self, key: str, attributes: bytes) -> bytes:
+        """Signature over the signed attributes (SET OF, DER) of a message that has contentType pkcs7-data and nothing to say but its
+        content: the CA that follows (RFC 8894 §4.7). With the key's default algorithm.
+        """
+
     async def ra_sign(self, key: str, data: bytes, digest: Hash) -> bytes:
         """RSASSA-PKCS1-v1_5 over `data` (CMS signedAttrs as SET OF)."""
 
-    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int) -> bytes:
-        """RSAES-PKCS1-v1_5 decryption of a content-encryption key of `length` bytes.
+    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
+        """Decryption of a content-encryption key of `length` bytes. Raises TransportUnavailable.
 
         Bad padding is no error: random bytes of that length come back (implicit rejection, RFC 3218 §2.3.2), for software
-        keys and tokens alike, so that nobody can learn from us which ciphertexts are well formed.
+        keys and tokens, RSAES-PKCS1-v1_5 and RSAES-OAEP alike, so that nobody can learn from us which ciphertexts are well formed.
         """
 
     async def ping(self) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 from cryptography.hazmat.primitives import hashes
 
 from pki.certificate import PublicKey
+from pki.cms.transport import KeyTransport
 
 # Signed once by each RA key when it is opened; RSASSA-PKCS1-v1_5 is deterministic, so the digest of the signature is a
 # secret that only the key's holder knows and that is the same on every node and after every restart.
@@ -23,8 +24,8 @@ class KeyBackend(Protocol):
     async def sign(self, data: bytes, digest: hashes.HashAlgorithm | None) -> bytes:
         """ECDSA (DER), RSASSA-PKCS1-v1_5 or Ed25519, by the kind of the key; `digest` is None for Ed25519 alone."""
 
-    async def decrypt(self, ciphertext: bytes, length: int) -> bytes:
-        """RSAES-PKCS1-v1_5 with implicit rejection: `length` octets come back whatever the ciphertext is."""
+    async def decrypt(self, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
+        """With implicit rejection: `length` octets come back whatever the ciphertext is. Raises TransportUnavailable."""
 
     async def check(self) -> None:
         """Raises Unavailable when the key cannot be used right now."""

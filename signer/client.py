@@ -10,8 +10,9 @@ import itertools
 from pathlib import Path
 from typing import cast
 
+from pki.cms.transport import KeyTransport
 from pki.reasons import Unavailable
-from signer.api import Hash, SignerRefused
+from signer.api import Hash, SignerRefused, TransportUnavailable
 from signer.wire import (
     FrameReader,
     Operation,
@@ -114,11 +115,14 @@ class SignerClient:
     async def sign_ocsp(self, key: str, tbs: bytes) -> bytes:
         return await self._call(Operation.SIGN_OCSP, key, tbs)
 
+    async def sign_announcement(self, key: str, attributes: bytes) -> bytes:
+        return await self._call(Operation.SIGN_ANNOUNCEMENT, key, attributes)
+
     async def ra_sign(self, key: str, data: bytes, digest: Hash) -> bytes:
         return await self._call(Operation.RA_SIGN, key, data, digest=digest)
 
-    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int) -> bytes:
-        return await self._call(Operation.RA_DECRYPT, key, ciphertext, length=length)
+    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
+        return await self._call(Operation.RA_DECRYPT, key, ciphertext, length=length, transport=transport)
 
     async def ping(self) -> None:
         await self._call(Operation.PING, "")
@@ -129,7 +133,14 @@ class SignerClient:
             self._connection = None
 
     async def _call(
-        self, operation: Operation, key: str, payload: bytes = b"", *, digest: Hash | None = None, length: int | None = None
+        self,
+        operation: Operation,
+        key: str,
+        payload: bytes = b"",
+        *,
+        digest: Hash | None = None,
+        length: int | None = None,
+        transport: KeyTransport | None = None,
     ) -> bytes:
         request = Request(
             id=next(self._ids),
@@ -139,6 +150,7 @@ class SignerClient:
             payload=payload,
             digest=digest,
             length=length,
+            transport=transport,
         )
         connection: _Connection | None = None
         try:
@@ -155,6 +167,8 @@ class SignerClient:
                 return response.payload
             case Verdict.REFUSED:
                 raise SignerRefused(response.detail)
+            case Verdict.NO_TRANSPORT:
+                raise TransportUnavailable(response.detail)
             case Verdict.UNAVAILABLE:
                 raise _away(response.detail)
             case Verdict.FAILED:

@@ -57,6 +57,8 @@ def _dump_key(key: KeyConfig) -> dict[str, object]:
         "issuer_certificate": base64.b64encode(key.envelope.issuer_certificate).decode("ascii"),
         "max_validity": int(key.envelope.max_validity.total_seconds()),
         "extended_key_usages": sorted(key.envelope.extended_key_usages),
+        "messages": key.envelope.messages,
+        "announcements": key.envelope.announcements,
     }
     return {"name": key.name, "use": key.use.value, "source": source, "envelope": envelope}
 
@@ -120,7 +122,8 @@ def _parse_source(entry: object, where: str) -> SoftwareKey | Pkcs11Key:
 
 
 def _parse_envelope(entry: object, where: str) -> Envelope:
-    fields = _object(entry, where, {"issuer_certificate", "max_validity", "extended_key_usages"})
+    needed = {"issuer_certificate", "max_validity", "extended_key_usages"}
+    fields = _object(entry, where, needed, frozenset({"messages", "announcements"}))
     try:
         certificate = base64.b64decode(_text(fields["issuer_certificate"], f"{where}.issuer_certificate"), validate=True)
     except (binascii.Error, ValueError):
@@ -130,14 +133,16 @@ def _parse_envelope(entry: object, where: str) -> Envelope:
         issuer_certificate=certificate,
         max_validity=timedelta(seconds=_integer(fields["max_validity"], f"{where}.max_validity", 1)),
         extended_key_usages=frozenset(_text(usage, f"{where}.extended_key_usages") for usage in usages),
+        messages=_switch(fields.get("messages", False), f"{where}.messages"),
+        announcements=_switch(fields.get("announcements", False), f"{where}.announcements"),
     )
 
 
-def _object(value: object, where: str, names: set[str]) -> Mapping[str, object]:
+def _object(value: object, where: str, names: set[str], optional: frozenset[str] = frozenset()) -> Mapping[str, object]:
     if not isinstance(value, dict):
         raise ConfigurationError(f"{where}: must be an object")
     fields = cast("dict[str, object]", value)
-    if wrong := fields.keys() ^ names:
+    if wrong := (fields.keys() - optional) ^ names:
         raise ConfigurationError(f"{where}: {min(wrong)} is {'missing' if min(wrong) in names else 'unknown'}")
     return fields
 
@@ -151,6 +156,12 @@ def _list(value: object, where: str) -> list[object]:
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"{where}: must be a text")
+    return value
+
+
+def _switch(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{where}: must be true or false")
     return value
 
 

@@ -1,7 +1,7 @@
 """What an issuer key never signs, whatever the rest of the program decided. Pure: bytes in, nothing or `SignerRefused` out.
 
 Law of this file: a TBSCertificate, a TBSCertList and a ResponseData are told apart by their bytes, never by the caller's
-word, so that none of them can be signed through the door of another.
+word, so that none of them can be signed through the door of another. messages.py does the same for what a CA says over CMS.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtensionOID
@@ -74,6 +75,8 @@ class Limits:
     not_after: datetime
     max_validity: timedelta
     extended_key_usages: frozenset[str]
+    messages: bool
+    announcements: bool
 
     @classmethod
     def of(cls, envelope: Envelope) -> Limits:
@@ -91,6 +94,8 @@ class Limits:
         if not envelope.extended_key_usages:
             raise ValueError("no extended key usage is allowed, so nothing could be issued")
         public_key = issuer.public_key()
+        if envelope.messages and not isinstance(public_key, rsa.RSAPublicKey):
+            raise ValueError("messages are encrypted to RSA keys only, and this issuer has another kind (RFC 8894 §2.1.2)")
         algorithm = signature_algorithm(public_key)
         if not isinstance(public_key, PublicKey):
             raise ValueError("the issuer certificate has a kind of key that no CA of ours may have")  # noqa: TRY004  # of data
@@ -105,6 +110,8 @@ class Limits:
             not_after=issuer.not_valid_after_utc,
             max_validity=envelope.max_validity,
             extended_key_usages=envelope.extended_key_usages,
+            messages=envelope.messages,
+            announcements=envelope.announcements,
         )
 
     def check_certificate(self, tbs: bytes) -> None:

@@ -16,16 +16,19 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pki.certificate import PublicKey
+from pki.cms.transport import KeyTransport
 from signer.api import Hash, KeyConfig, KeyUse, Pkcs11Key, SignerRefused, SoftwareKey
 from signer.backend import KeyBackend
 from signer.configuration import ConfigurationError
 from signer.envelope import Limits, spki
+from signer.messages import check_announcement, check_cert_rep
 from signer.pkcs11 import Log, Module, Pkcs11Backend, Token
 from signer.secretfile import read_phrase
-from signer.software import SoftwareBackend, load_key
+from signer.software import PrivateKey, SoftwareBackend, load_key
 
 _LONG_CRL = 256 * 1024  # octets; reading more than this is done in a thread
-_LONGEST_KEY = 64  # octets of a content-encryption key; AES-256 has 32
+_SHORTEST_KEY, _LONGEST_KEY = 8, 32  # octets of a content-encryption key: DES has 8, AES-256 has 32
+_ED25519_DIGEST = 64  # octets; of the content, with SHA-512 (RFC 8419 §3.1)
 
 # Legacy digests mirror what an old SCEP client has sent; issuer keys never come near them.
 _DIGESTS: Mapping[Hash, hashes.HashAlgorithm] = {
@@ -35,14 +38,16 @@ _DIGESTS: Mapping[Hash, hashes.HashAlgorithm] = {
     Hash.SHA384: hashes.SHA384(),
     Hash.SHA512: hashes.SHA512(),
 }
+_STRONG = frozenset({Hash.SHA256, Hash.SHA384, Hash.SHA512})
 
 
 @dataclass(frozen=True, slots=True)
 class IssuerKey:
-    """Signs certificates, CRLs and OCSP answers, inside its limits."""
+    """Signs certificates, CRLs and OCSP answers, inside its limits; and messages by `messages`, where there is one."""
 
     backend: KeyBackend
     limits: Limits
+    messages: KeyBackend | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +91,27 @@ class KeyRing:
         issuer.limits.check_ocsp(tbs)
         return await issuer.backend.sign(tbs, issuer.limits.algorithm.hash)
 
-    async def ra_sign(self, key: str, data: bytes, digest: Hash) -> bytes:
-        return await self._ra(key).backend.sign(data, _DIGESTS[digest])
+    async def sign_announcement(self, key: str, attributes: bytes) -> bytes:
+        issuer = self._issuer(key)
+        if not issuer.limits.announcements:
+            raise SignerRefused(f"the key {key!r} announces no other CA: its configuration does not say so")
+        algorithm = issuer.limits.algorithm
+        check_announcement(attributes, digest_size=_ED25519_DIGEST if algorithm.hash is None else algorithm.hash.digest_size)
+        return await issuer.backend.sign(attributes, algorithm.hash)
 
-    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int) -> bytes:
-        ra = self._ra(key)
-        if not 1 <= length <= _LONGEST_KEY:
-            raise SignerRefused(f"a content-encryption key has 1 to {_LONGEST_KEY} octets")
-        return await ra.backend.decrypt(ciphertext, length)
+    async def ra_sign(self, key: str, data: bytes, digest: Hash) -> bytes:
+        served, backend = self._speaker(key)
+        if isinstance(served, IssuerKey):
+            if digest not in _STRONG:
+                raise SignerRefused(f"the key {key!r} is an issuer's: it signs nothing with {digest.value}")
+            check_cert_rep(data, digest_size=_DIGESTS[digest].digest_size)
+        return await backend.sign(data, _DIGESTS[digest])
+
+    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
+        _, backend = self._speaker(key)
+        if not _SHORTEST_KEY <= length <= _LONGEST_KEY:
+            raise SignerRefused(f"a content-encryption key has {_SHORTEST_KEY} to {_LONGEST_KEY} octets")
+        return await backend.decrypt(ciphertext, length, transport)
 
     async def ping(self) -> None:
         for key in self._keys.values():
@@ -132,11 +150,13 @@ class KeyRing:
             )
         return key
 
-    def _ra(self, name: str) -> RaKey:
+    def _speaker(self, name: str) -> tuple[ServedKey, KeyBackend]:
+        """Whoever speaks SCEP: a registration authority's key, or an issuer's whose configuration says so."""
         key = self._key(name)
-        if not isinstance(key, RaKey):
+        backend = key.messages if isinstance(key, IssuerKey) else key.backend
+        if backend is None:
             raise SignerRefused(f"the key {name!r} is an issuer's: it signs no messages and decrypts nothing")
-        return key
+        return key, backend
 
 
 def _use(key: ServedKey) -> KeyUse:
@@ -158,7 +178,9 @@ async def open_keys(configs: Collection[KeyConfig], *, log: Log) -> KeyRing:
         accept = partial(_accept, config.name, within, issuers)
         match config.source:
             case SoftwareKey() as source:
-                backend: KeyBackend = _open_file(source, executors[config.use])
+                key = _open_file(source)
+                backend: KeyBackend = SoftwareBackend(key=key, executor=executors[config.use])
+                messages: KeyBackend = SoftwareBackend(key=key, executor=executors[KeyUse.RA])
                 accept(await backend.public_key())
             case Pkcs11Key() as source:
                 module = modules.setdefault(source.module, Module(source.module))
@@ -167,8 +189,10 @@ async def open_keys(configs: Collection[KeyConfig], *, log: Log) -> KeyRing:
                     token = Token(module=module, label=source.token, pin_file=source.pin_file, log=log)
                     tokens[source.module, source.token] = token
                 expected = None if within is None else within.public_key
-                backend = Pkcs11Backend(token=token, label=source.label, expected=expected, accept=accept)
-        keys[config.name] = RaKey(backend) if within is None else IssuerKey(backend, within)
+                backend = messages = Pkcs11Backend(token=token, label=source.label, expected=expected, accept=accept)
+        keys[config.name] = (
+            RaKey(backend) if within is None else IssuerKey(backend, within, messages if within.messages else None)
+        )
     for token in tokens.values():
         await token.open()
     return KeyRing(keys=keys, tokens=tokens.values(), executors=executors)
@@ -187,9 +211,8 @@ def _limits(config: KeyConfig) -> Limits | None:
             raise ConfigurationError(f"{config.name}: an issuer key has an envelope, an RA key has none")
 
 
-def _open_file(source: SoftwareKey, executor: ThreadPoolExecutor) -> SoftwareBackend:
-    passphrase = None if source.passphrase_file is None else read_phrase(source.passphrase_file)
-    return SoftwareBackend(key=load_key(source.file, passphrase), executor=executor)
+def _open_file(source: SoftwareKey) -> PrivateKey:
+    return load_key(source.file, None if source.passphrase_file is None else read_phrase(source.passphrase_file))
 
 
 def _accept(name: str, limits: Limits | None, issuers: Mapping[bytes, str], public_key: PublicKey) -> None:

@@ -22,7 +22,7 @@ import pkcs11
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
+from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
 from pkcs11.exceptions import (
     MultipleObjectsReturned,
     MultipleTokensReturned,
@@ -36,8 +36,10 @@ from pkcs11.exceptions import (
 )
 
 from pki.certificate import PublicKey, signature_algorithm, verify_signature
+from pki.cms.transport import KeyTransport
+from pki.cms.types import Digest
 from pki.reasons import Unavailable
-from signer.api import SignerRefused
+from signer.api import SignerRefused, TransportUnavailable
 from signer.backend import REJECTION_LABEL, rejection_secret, substitute
 from signer.configuration import ConfigurationError
 from signer.secretfile import read_phrase
@@ -54,6 +56,13 @@ _DIGEST_INFO = {
     "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
     "sha384": bytes.fromhex("3041300d060960864801650304020205000430"),
     "sha512": bytes.fromhex("3051300d060960864801650304020305000440"),
+}
+
+_OAEP_DIGESTS = {
+    Digest.SHA1: (Mechanism.SHA_1, MGF.SHA1),
+    Digest.SHA256: (Mechanism.SHA256, MGF.SHA256),
+    Digest.SHA384: (Mechanism.SHA384, MGF.SHA384),
+    Digest.SHA512: (Mechanism.SHA512, MGF.SHA512),
 }
 
 
@@ -264,6 +273,7 @@ class Pkcs11Backend:
         self._key: pkcs11.PrivateKey | None = None
         self._is_rsa = False
         self._secret = b""
+        self._transports: dict[KeyTransport, bool] = {}  # whether the token does it, as far as anybody has asked
         token.add(self)
 
     def __repr__(self) -> str:
@@ -282,8 +292,8 @@ class Pkcs11Backend:
         name = digest.name
         return await self._token.run(lambda: self._sign(data, name))
 
-    async def decrypt(self, ciphertext: bytes, length: int) -> bytes:
-        return await self._token.run(lambda: self._decrypt(ciphertext, length))
+    async def decrypt(self, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
+        return await self._token.run(lambda: self._decrypt(ciphertext, length, transport))
 
     async def check(self) -> None:
         await self._token.run(self._touch)
@@ -313,6 +323,7 @@ class Pkcs11Backend:
         if isinstance(public_key, rsa.RSAPublicKey):
             self._secret = rejection_secret(self._sign(REJECTION_LABEL, "sha256"))
         self._public_key = public_key
+        self._transports = {}
 
     def _prove(self, public_key: PublicKey) -> None:
         algorithm = signature_algorithm(public_key)
@@ -338,19 +349,38 @@ class Pkcs11Backend:
         half = len(raw) // 2
         return encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
 
-    def _decrypt(self, ciphertext: bytes, length: int) -> bytes:
+    def _decrypt(self, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
         key = self._handle()
         if not isinstance(key, pkcs11.DecryptMixin):
             raise SignerRefused(f"the token does not let the key {self._label!r} decrypt (CKA_DECRYPT)")
+        self._check_transport(key, transport)
         otherwise = substitute(self._secret, ciphertext, length)
         try:
-            plain = _octets(key.decrypt(ciphertext, mechanism=Mechanism.RSA_PKCS))
+            plain = _decrypted(key, ciphertext, transport)
         except PKCS11Error:
             plain = b""
         # Bad padding and a lost token can be the same error code (SoftHSM: CKR_GENERAL_ERROR for both). The handle tells them
         # apart, and it is looked at whatever came out, so that a good ciphertext takes no other way than a bad one.
         self._touch()
         return plain if len(plain) == length else otherwise
+
+    def _check_transport(self, key: pkcs11.DecryptMixin, transport: KeyTransport) -> None:
+        """Raises TransportUnavailable. Tried once, with a ciphertext of ours: the answer must not depend on anybody else's."""
+        if transport not in self._transports:
+            public_key = self._public_key
+            if not isinstance(public_key, rsa.RSAPublicKey):
+                raise SignerRefused("only RSA keys decrypt")
+            try:
+                able = _decrypted(key, public_key.encrypt(_PROBE[:8], transport.padding), transport) == _PROBE[:8]
+            except (PKCS11Error, ValueError):  # ValueError: the modulus has no room for this digest
+                self._touch()
+                able = False
+            self._transports[transport] = able
+        if not self._transports[transport]:
+            instead = "RSAES-PKCS1-v1_5, or RSAES-OAEP with SHA-1" if transport.oaep else "RSAES-OAEP"
+            raise TransportUnavailable(
+                f"key transport {transport.value} is not supported by the token that decrypts here; use {instead}"
+            )
 
     def _touch(self) -> None:
         """Raises PKCS11Error when the handle is dead."""
@@ -369,6 +399,14 @@ def _rsa_public_key(key: pkcs11.PrivateKey, label: str) -> PublicKey:
         raise ConfigurationError(f"the key {label!r} is no RSA key, and RA keys must be (RFC 8894 §2.1.2)")
     modulus, exponent = key[Attribute.MODULUS], key[Attribute.PUBLIC_EXPONENT]
     return rsa.RSAPublicNumbers(int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big")).public_key()
+
+
+def _decrypted(key: pkcs11.DecryptMixin, ciphertext: bytes, transport: KeyTransport) -> bytes:
+    if transport.oaep is None:
+        return _octets(key.decrypt(ciphertext, mechanism=Mechanism.RSA_PKCS))
+    digest, mask = transport.oaep
+    parameters = (_OAEP_DIGESTS[digest][0], _OAEP_DIGESTS[mask][1], None)
+    return _octets(key.decrypt(ciphertext, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=parameters))
 
 
 def _octets(output: bytes | Iterator[bytes]) -> bytes:

@@ -26,7 +26,7 @@ import uvloop
 
 from pki.clock import SystemClock, rfc3339
 from pki.reasons import Unavailable
-from signer.api import Signer, SignerRefused
+from signer.api import Signer, SignerRefused, TransportUnavailable
 from signer.configuration import ConfigurationError, ProcessConfig, parse
 from signer.keyring import open_keys
 from signer.pkcs11 import Log
@@ -65,6 +65,8 @@ async def answer(signer: Signer, request: Request, *, log: Log) -> Response:
     except SignerRefused as refused:
         log("refused", operation=request.operation.value, key=request.key, detail=str(refused))
         return Response(request.id, Verdict.REFUSED, str(refused))
+    except TransportUnavailable as unavailable:
+        return Response(request.id, Verdict.NO_TRANSPORT, str(unavailable))
     except Unavailable as unavailable:
         return Response(request.id, Verdict.UNAVAILABLE, unavailable.what)
     except TimeoutError:
@@ -85,15 +87,17 @@ async def _perform(signer: Signer, request: Request) -> bytes:
             return await signer.sign_crl(key, tbs)
         case Request(operation=Operation.SIGN_OCSP, key=key, payload=tbs):
             return await signer.sign_ocsp(key, tbs)
+        case Request(operation=Operation.SIGN_ANNOUNCEMENT, key=key, payload=attributes):
+            return await signer.sign_announcement(key, attributes)
         case Request(operation=Operation.RA_SIGN, key=key, payload=data, digest=digest) if digest is not None:
             return await signer.ra_sign(key, data, digest)
-        case Request(operation=Operation.RA_DECRYPT, key=key, payload=ciphertext, length=length) if length is not None:
-            return await signer.ra_decrypt(key, ciphertext, length)
+        case Request(operation=Operation.RA_DECRYPT, length=length, transport=transport) if length is not None and transport:
+            return await signer.ra_decrypt(request.key, request.payload, length, transport)
         case Request(operation=Operation.PING):
             await signer.ping()
             return b""
         case _:
-            raise SignerRefused(f"{request.operation.value} without its digest or length")
+            raise SignerRefused(f"{request.operation.value} without its digest, length or key transport")
 
 
 class Peer(asyncio.Protocol):

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from pki.certificate import PublicKey
+from pki.cms.transport import KeyTransport
 from signer.api import SignerRefused
 from signer.backend import REJECTION_LABEL, rejection_secret, substitute
 from signer.configuration import ConfigurationError
@@ -90,18 +91,20 @@ class SoftwareBackend:
             return await asyncio.get_running_loop().run_in_executor(self._executor, _sign, self._key, data, digest)
         return _sign(self._key, data, digest)
 
-    async def decrypt(self, ciphertext: bytes, length: int) -> bytes:
+    async def decrypt(self, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self._decrypt, ciphertext, length)
+        return await loop.run_in_executor(self._executor, self._decrypt, ciphertext, length, transport)
 
-    def _decrypt(self, ciphertext: bytes, length: int) -> bytes:
+    def _decrypt(self, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
         if not isinstance(self._key, rsa.RSAPrivateKey):
             raise SignerRefused("only RSA keys decrypt")
         otherwise = substitute(self._secret, ciphertext, length)
         try:
-            # OpenSSL rejects bad padding implicitly, with random bytes of random length: the length is settled here.
-            plain = self._key.decrypt(ciphertext, padding.PKCS1v15())
-        except ValueError:  # not as long as the modulus, or not below it: anybody can see that from outside
+            # OpenSSL rejects bad PKCS #1 padding implicitly, with random bytes of random length: the length is settled here.
+            plain = self._key.decrypt(ciphertext, transport.padding)
+        except ValueError:
+            # Not as long as the modulus, or not below it: anybody can see that from outside. Or what is inside is no OAEP, for
+            # whatever reason, all of them found out in the same time (RFC 8017 §7.1.2 is about Manger).
             return otherwise
         return plain if len(plain) == length else otherwise
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from pki.cms.transport import KeyTransport
 from signer.api import Hash
 
 MAX_CRL = 64 * 1024 * 1024  # octets; a million entries are about 40 MB
@@ -36,6 +37,7 @@ class Operation(enum.Enum):
     SIGN_CERTIFICATE = "sign_certificate"
     SIGN_CRL = "sign_crl"
     SIGN_OCSP = "sign_ocsp"
+    SIGN_ANNOUNCEMENT = "sign_announcement"
     RA_SIGN = "ra_sign"
     RA_DECRYPT = "ra_decrypt"
     PING = "ping"
@@ -46,13 +48,14 @@ class Verdict(enum.Enum):
 
     OK = "ok"
     REFUSED = "refused"  # SignerRefused
+    NO_TRANSPORT = "no-transport"  # TransportUnavailable
     UNAVAILABLE = "unavailable"  # Unavailable
     FAILED = "failed"  # a bug in the signer; its log says more
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call. `milliseconds` is how long the caller will wait; `digest` is for ra_sign, `length` for ra_decrypt."""
+    """One call. `milliseconds` is how long the caller will wait; `digest` is for ra_sign, `length` and `transport` for ra_decrypt."""
 
     id: int
     operation: Operation
@@ -61,6 +64,7 @@ class Request:
     payload: bytes = field(default=b"", repr=False)
     digest: Hash | None = None
     length: int | None = None
+    transport: KeyTransport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ def encode_request(request: Request) -> bytes:
         header["d"] = request.digest.value
     if request.length is not None:
         header["n"] = request.length
+    if request.transport is not None:
+        header["p"] = request.transport.value
     return _frame(header, request.payload)
 
 
@@ -150,6 +156,7 @@ def _text(header: Mapping[str, object], name: str, longest: int) -> str:
 _OPERATIONS = {operation.value: operation for operation in Operation}
 _VERDICTS = {verdict.value: verdict for verdict in Verdict}
 _DIGESTS = {digest.value: digest for digest in Hash}
+_TRANSPORTS = {transport.value: transport for transport in KeyTransport}
 
 
 def parse_request(header: bytes, payload: bytes) -> Request:
@@ -165,6 +172,9 @@ def parse_request(header: bytes, payload: bytes) -> Request:
         raise WireError("a digest that is missing, unknown or out of place")
     if ("n" in fields) is not (operation is Operation.RA_DECRYPT):
         raise WireError("a length that is missing or out of place")
+    transport = _TRANSPORTS.get(_text(fields, "p", 32)) if "p" in fields else None
+    if (transport is not None) is not (operation is Operation.RA_DECRYPT):
+        raise WireError("a key transport that is missing, unknown or out of place")
     return Request(
         id=_integer(fields, "i", 1, 2**53),
         operation=operation,
@@ -173,6 +183,7 @@ def parse_request(header: bytes, payload: bytes) -> Request:
         payload=payload,
         digest=digest,
         length=_integer(fields, "n", 0, 65_536) if "n" in fields else None,
+        transport=transport,
     )
 
 

@@ -1,4 +1,4 @@
-"""EnvelopedData for RSA recipients (RFC 5652 §6): KeyTransRecipientInfo by RSAES-PKCS1-v1_5, content in CBC mode.
+"""EnvelopedData for RSA recipients (RFC 5652 §6): KeyTransRecipientInfo, content in CBC mode.
 
 The content carries no integrity: whoever decrypts believes only what an inner and an outer signature both cover. And nobody may
 learn from us whether a key or a padding was well formed (Bleichenbacher, Vaudenay): the key comes from an oracle with implicit
@@ -31,6 +31,7 @@ from pki.cms.fields import (
     tlv,
 )
 from pki.cms.signed import content_info, names_certificate
+from pki.cms.transport import KeyTransport, read_transport
 from pki.cms.types import (
     CIPHER_OIDS,
     CIPHERS,
@@ -43,6 +44,8 @@ from pki.cms.types import (
     read_algorithm,
 )
 from pki.der import INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET, Element
+
+DecryptKey = Callable[[bytes, int, KeyTransport], Awaitable[bytes]]
 
 UNREADABLE = "the encrypted content cannot be read"
 
@@ -107,23 +110,18 @@ def _read_cipher(algorithm: Algorithm) -> tuple[Cipher, bytes]:
     return cipher, iv
 
 
-async def decrypt(
-    enveloped: Enveloped, certificate: CertificateView, *, decrypt_key: Callable[[bytes, int], Awaitable[bytes]]
-) -> bytes:
+async def decrypt(enveloped: Enveloped, certificate: CertificateView, *, decrypt_key: DecryptKey) -> bytes:
     """The content, read as the recipient that `certificate` names.
 
-    `decrypt_key(ciphertext, length)` is RSAES-PKCS1-v1_5 with implicit rejection: always `length` octets, random ones for what is
-    badly padded (signer.api.Signer.ra_decrypt). Only the first fitting RecipientInfo is tried (CVE-2019-1563 is about trying all).
+    `decrypt_key(ciphertext, length, transport)` rejects implicitly: always `length` octets, random ones for what is badly padded
+    (signer.api.Signer.ra_decrypt). Only the first fitting RecipientInfo is tried (CVE-2019-1563 is about trying all).
     Raises CmsError: RECIPIENT, ALGORITHM (key transport), and DECRYPT, the same for every cause.
     """
     recipient = _find_recipient(enveloped, certificate)
-    if recipient.key_algorithm.oid != RSA_ENCRYPTION:
-        raise CmsError(
-            CmsProblem.ALGORITHM, f"key transport {recipient.key_algorithm.dotted} is not supported; use RSAES-PKCS1-v1_5"
-        )
+    transport = read_transport(recipient.key_algorithm)
     plaintext = None
     if _fits_modulus(recipient.encrypted_key, certificate):
-        key = await decrypt_key(recipient.encrypted_key, enveloped.cipher.key_length)
+        key = await decrypt_key(recipient.encrypted_key, enveloped.cipher.key_length, transport)
         plaintext = _decrypt_content(enveloped, key)
     if plaintext is None:
         raise CmsError(CmsProblem.DECRYPT, UNREADABLE)
@@ -140,7 +138,7 @@ def _find_recipient(enveloped: Enveloped, certificate: CertificateView) -> Recip
 
 
 def _fits_modulus(encrypted_key: bytes, certificate: CertificateView) -> bool:
-    """RFC 8017 §7.2.2 step 1 and §5.1.2: what no RSA operation is defined for never reaches the token."""
+    """RFC 8017 §7.1.2 and §7.2.2 step 1, and §5.1.2: what no RSA operation is defined for never reaches the token."""
     numbers = certificate.rsa_key().public_numbers()
     return len(encrypted_key) == (numbers.n.bit_length() + 7) // 8 and int.from_bytes(encrypted_key, "big") < numbers.n
 

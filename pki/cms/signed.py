@@ -50,6 +50,8 @@ from pki.cms.types import (
 )
 from pki.der import INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET, Element
 
+RSA_SIGNATURE = sequence(RSA_ENCRYPTION, null())  # the algorithm that every reader knows (RFC 3370 §3.2)
+
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
@@ -314,11 +316,13 @@ async def sign(
     certificate: CertificateView,
     digest: Digest,
     signature: Callable[[bytes, Digest], Awaitable[bytes]],
+    algorithm: bytes = RSA_SIGNATURE,
     content_type: bytes = DATA,
     others: Sequence[bytes] = (),
     crls: Sequence[bytes] = (),
 ) -> bytes:
-    """SignedData, DER. `signature` is RSASSA-PKCS1-v1_5 over the octets given to it.
+    """SignedData, DER. `signature` is over the octets given to it, by `algorithm` (AlgorithmIdentifier); the default is
+    RSASSA-PKCS1-v1_5.
 
     contentType and messageDigest are added to `attributes`; the bag has the signer's certificate and `others` (DER), sorted.
     """
@@ -331,7 +335,7 @@ async def sign(
         certificate.issuer_and_serial,
         digest_algorithm,
         bytes((CONTEXT_0,)) + signed_attributes[1:],
-        sequence(RSA_ENCRYPTION, null()),  # understood by all; RFC 3370 §3.2
+        algorithm,
         octet_string(value),
     )
     return _signed_data(

@@ -16,6 +16,7 @@ from cryptography.x509 import ocsp
 
 from pki.certificate import assemble, signature_algorithm, verify_signature
 from pki.clock import to_micros
+from pki.cms.transport import KeyTransport
 from pki.reasons import RevocationReason
 from signer.api import Hash, KeyConfig, KeyUse, Signer, SignerRefused
 from signer.client import SignerClient
@@ -138,7 +139,7 @@ async def test_an_ra_signature_verifies_with_the_digest_that_was_asked_for(signe
 async def test_a_content_encryption_key_is_decrypted(signer: Signer, length: int) -> None:
     secret = bytes(range(length))
     ciphertext = ra_key().public_key().encrypt(secret, padding.PKCS1v15())
-    assert await signer.ra_decrypt("ra", ciphertext, length) == secret
+    assert await signer.ra_decrypt("ra", ciphertext, length, KeyTransport.PKCS1) == secret
 
 
 def tampered() -> list[tuple[str, bytes]]:
@@ -167,10 +168,10 @@ def tampered() -> list[tuple[str, bytes]]:
 async def test_bad_padding_gives_random_bytes_of_the_length_and_no_error(signer: Signer) -> None:
     # RFC 3218 §2.3.2. The same bytes when the same ciphertext comes back: repetition must tell nothing either.
     for what, ciphertext in tampered():
-        first = await signer.ra_decrypt("ra", ciphertext, 16)
+        first = await signer.ra_decrypt("ra", ciphertext, 16, KeyTransport.PKCS1)
         assert len(first) == 16, what
         assert first != b"k" * 16, what
-        assert await signer.ra_decrypt("ra", ciphertext, 16) == first, what
+        assert await signer.ra_decrypt("ra", ciphertext, 16, KeyTransport.PKCS1) == first, what
     assert await signer.ra_sign("ra", b"still there", Hash.SHA256)
 
 
@@ -188,7 +189,7 @@ async def test_a_certificate_goes_through_no_other_door(served: Served, signer: 
     with pytest.raises(SignerRefused, match="issuer's"):
         await signer.ra_sign("issuing", tbs, Hash.SHA256)
     with pytest.raises(SignerRefused, match="issuer's"):
-        await signer.ra_decrypt("issuing", tbs, 16)
+        await signer.ra_decrypt("issuing", tbs, 16, KeyTransport.PKCS1)
     with pytest.raises(SignerRefused, match="registration authority"):
         await signer.sign_certificate("ra", tbs)
     with pytest.raises(SignerRefused, match="registration authority"):
@@ -203,8 +204,9 @@ async def test_an_unknown_key_is_refused(served: Served, signer: Signer) -> None
 
 
 async def test_an_absurd_key_length_is_refused(signer: Signer) -> None:
-    with pytest.raises(SignerRefused, match="1 to 64"):
-        await signer.ra_decrypt("ra", bytes(256), 65)
+    for length in (0, 1, 7, 33, 65):
+        with pytest.raises(SignerRefused, match="8 to 32"):
+            await signer.ra_decrypt("ra", bytes(256), length, KeyTransport.PKCS1)
 
 
 async def test_two_hundred_requests_over_four_connections_are_all_answered(served: Served) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from pki.certificate import signature_algorithm, verify_signature
+from pki.cms.transport import KeyTransport
 from pki.reasons import Unavailable
 from signer.api import KeyConfig, KeyUse, SignerRefused
 from signer.client import SignerClient
@@ -300,7 +301,7 @@ async def test_a_token_that_is_pulled_out_and_put_back_signs_again_without_a_res
     with pytest.raises(Unavailable):
         await client.ping()
     with pytest.raises(Unavailable):  # and not random bytes: a token that is away has rejected nothing
-        await client.ra_decrypt("ra", bytes(256), 16)
+        await client.ra_decrypt("ra", bytes(256), 16, KeyTransport.PKCS1)
     assert await client.public_key("issuing")  # known without the token
     token.put_back()
     await until_it_signs(client, issuer)
@@ -317,7 +318,7 @@ async def test_a_decryption_is_the_first_to_see_the_loss_and_says_unavailable(tm
     client = SignerClient(tmp_path / "socket")
     token.pull_out()
     with pytest.raises(Unavailable):
-        await client.ra_decrypt("ra", bytes(256), 16)
+        await client.ra_decrypt("ra", bytes(256), 16, KeyTransport.PKCS1)
     await client.close()
     assert process.end() == 0
 

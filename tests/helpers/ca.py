@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from pki.certificate import signature_algorithm
+from pki.cms.transport import KeyTransport
 from pki.plan import Issuer, IssuerUrls
 from pki.reasons import Unavailable
 from signer.api import Hash
@@ -111,8 +112,11 @@ class LocalSigner:
     async def ra_sign(self, key: str, data: bytes, digest: Hash) -> bytes:
         raise AssertionError((key, data, digest))
 
-    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int) -> bytes:
-        raise AssertionError((key, ciphertext, length))
+    async def sign_announcement(self, key: str, attributes: bytes) -> bytes:
+        raise AssertionError((key, attributes))
+
+    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
+        raise AssertionError((key, ciphertext, length, transport))
 
     async def ping(self) -> None:
         if self.fail is not None:

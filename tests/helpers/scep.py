@@ -39,6 +39,7 @@ from issuance.plan import names_wanted
 from issuance.request import IssuanceRequest, Issued, IssuedCertificate, Outcome
 from issuance.service import CertificateRecord
 from pki.clock import Micros, to_micros
+from pki.cms.transport import KeyTransport
 from pki.reasons import Reason, Rejection
 from scep.endpoint import Authority, ScepEndpoint
 from signer.api import Hash, SignerRefused
@@ -197,13 +198,19 @@ class SoftwareSigner:
             raise self.failure
         return self.key.sign(data, padding.PKCS1v15(), HASHES[digest.value])
 
-    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int) -> bytes:
+    async def sign_announcement(self, key: str, attributes: bytes) -> bytes:
+        raise SignerRefused
+
+    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
         """Implicit rejection: OpenSSL gives random octets of a random length for bad padding, and so do we, of `length`."""
         assert key == "ra"
         if self.failure is not None:
             raise self.failure
         self.decryptions += 1
-        opened = self.key.decrypt(ciphertext, padding.PKCS1v15())
+        try:
+            opened = self.key.decrypt(ciphertext, transport.padding)
+        except ValueError:  # OAEP's bad padding
+            opened = b""
         substitute = hmac.digest(b"implicit rejection", ciphertext, "sha256")[:length]
         return opened if len(opened) == length else substitute
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pki.cms.transport import KeyTransport
 from pki.reasons import Unavailable
 from signer.api import Hash, SignerRefused
 from signer.client import SignerClient
@@ -47,8 +48,11 @@ class Signer:
     async def ra_sign(self, key: str, data: bytes, digest: Hash) -> bytes:
         return await self._do(f"ra_sign {key} {digest.value}", data)
 
-    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int) -> bytes:
-        return await self._do(f"ra_decrypt {key} {length}", ciphertext)
+    async def sign_announcement(self, key: str, attributes: bytes) -> bytes:
+        return await self._do(f"sign_announcement {key}", attributes)
+
+    async def ra_decrypt(self, key: str, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
+        return await self._do(f"ra_decrypt {key} {length} {transport.value}", ciphertext)
 
     async def ping(self) -> None:
         await self._do("ping")
@@ -97,7 +101,8 @@ async def test_every_operation_arrives_with_all_that_it_needs(tmp_path: Path) ->
         assert await client.sign_crl("k", b"tbs") == b"sign_crl k:tbs"
         assert await client.sign_ocsp("k", b"tbs") == b"sign_ocsp k:tbs"
         assert await client.ra_sign("k", b"data", Hash.SHA384) == b"ra_sign k sha384:data"
-        assert await client.ra_decrypt("k", b"data", 24) == b"ra_decrypt k 24:data"
+        assert await client.sign_announcement("k", b"data") == b"sign_announcement k:data"
+        assert await client.ra_decrypt("k", b"data", 24, KeyTransport.OAEP_SHA256) == b"ra_decrypt k 24 oaep-sha256:data"
         await client.ping()
 
 

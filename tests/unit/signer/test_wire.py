@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pki.cms.transport import KeyTransport
 from signer.api import Hash
 from signer.wire import (
     MAX_PAYLOAD,
@@ -39,6 +40,7 @@ def requests(draw: st.DrawFn) -> Request:
         payload=draw(st.binary(max_size=300)),
         digest=draw(st.sampled_from(list(Hash))) if operation is Operation.RA_SIGN else None,
         length=draw(st.integers(0, 64)) if operation is Operation.RA_DECRYPT else None,
+        transport=draw(st.sampled_from(list(KeyTransport))) if operation is Operation.RA_DECRYPT else None,
     )
 
 
@@ -110,7 +112,11 @@ BAD_HEADERS = [
     ("no digest for ra_sign", orjson.dumps({**GOOD, "o": "ra_sign"})),
     ("an unknown digest", orjson.dumps({**GOOD, "o": "ra_sign", "d": "crc32"})),
     ("no length for ra_decrypt", orjson.dumps({**GOOD, "o": "ra_decrypt"})),
-    ("a negative length", orjson.dumps({**GOOD, "o": "ra_decrypt", "n": -1})),
+    ("a negative length", orjson.dumps({**GOOD, "o": "ra_decrypt", "n": -1, "p": "pkcs1"})),
+    ("no key transport for ra_decrypt", orjson.dumps({**GOOD, "o": "ra_decrypt", "n": 16})),
+    ("an unknown key transport", orjson.dumps({**GOOD, "o": "ra_decrypt", "n": 16, "p": "rc4"})),
+    ("a key transport that is no text", orjson.dumps({**GOOD, "o": "ra_decrypt", "n": 16, "p": 1})),
+    ("a key transport for sign_certificate", orjson.dumps({**GOOD, "p": "pkcs1"})),
     ("a length for a ping", orjson.dumps({**GOOD, "n": 16})),
 ]
 
