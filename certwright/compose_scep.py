@@ -11,6 +11,7 @@ from certwright.config_scep import ScepSettings
 from certwright.measure import ScepCounts
 from issuance.credentials import Credentials
 from issuance.lockout import Lockouts
+from issuance.revocation import PublishedCrls
 from issuance.service import Issuance
 from pki.clock import Clock
 from scep.authority import Desk
@@ -56,7 +57,7 @@ def scep_server(
             observer=counts,
         ),
         holders=holders,
-        retrieval=Retrieval(),
+        retrieval=Retrieval(register=issuance, crls=PublishedCrls(database), clock=clock),
         signer=signer,
         observer=counts,
         random_bytes=secrets.token_bytes,

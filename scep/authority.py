@@ -92,18 +92,18 @@ class RegistrationAuthority:
     async def _enrol(self, request: PkiMessage, to: ReplyTo, source_address: str) -> CertRep:
         """RFC 8894 §3.3.1, §4.2, §4.3. Every step can refuse; authorisation is a value that a request cannot be built without."""
         holder = await self._desk.holders.find(request.signer)
-        if holder is None and request.type is MessageType.RENEWAL_REQ:
-            raise Refusal(
-                FailInfo.BAD_REQUEST, "a RenewalReq is signed with a certificate that was issued here; this one was not"
-            )
+        obstacle = self._desk.holders.obstacle(holder, self._endpoint)
+        if obstacle is not None and request.type is MessageType.RENEWAL_REQ:
+            raise obstacle
         plaintext, cipher = await self._open(request)
-        csr, own_key = self._read(plaintext, request, holder)
-        asked = Asked(self._endpoint, self._place(request), csr, source_address)
+        csr, own_key = self._read(plaintext, request, renews=obstacle is None)
+        signed_with = "" if holder is None else holder.held.credential_id
+        asked = Asked(self._endpoint, self._place(request), csr, source_address, own_key, signed_with)
         self._note_legacy(request, cipher, csr)
-        outcome = await self._outcome(asked, request, holder, own_key=own_key)
+        outcome = await self._outcome(asked, request, holder)
         return self._reply(outcome, to, request.signer, cipher)
 
-    async def _outcome(self, asked: Asked, request: PkiMessage, holder: Holder | None, *, own_key: bool) -> Outcome:
+    async def _outcome(self, asked: Asked, request: PkiMessage, holder: Holder | None) -> Outcome:
         """Who signs with a certificate of ours renews it. Where that does not go, a PKCSReq may still have a challenge."""
         enrolments = self._desk.enrolments
         if holder is None:
@@ -111,18 +111,18 @@ class RegistrationAuthority:
         try:
             return await enrolments.renew(asked, holder)
         except Rejection:
-            if request.type is MessageType.RENEWAL_REQ or not own_key or not asked.challenge:
+            if request.type is MessageType.RENEWAL_REQ or not asked.own_key or not asked.challenge:
                 raise
         return await enrolments.enrol(asked)
 
-    def _read(self, plaintext: bytes | None, request: PkiMessage, holder: Holder | None) -> tuple[Csr, bool]:
-        """The request, and whether its key signs the message. Only the holder of a certificate of ours may ask for another key's.
+    def _read(self, plaintext: bytes | None, request: PkiMessage, *, renews: bool) -> tuple[Csr, bool]:
+        """The request, and whether its key signs the message. Only who `renews` a certificate may ask for another key's.
 
-        §2.3: a self-signed signer has the key of the request; else the signature would prove nothing, and whoever has seen a message
+        §2.3: any other signer has the key of the request; else the signature would prove nothing, and whoever has seen a message
         could have it decrypted piece by piece. Subjects are not compared, as clients give their signers names of their own.
         """
         own_key = plaintext is not None and message.has_key(plaintext, request.signer)
-        if plaintext is None or (holder is None and not own_key):
+        if plaintext is None or (not renews and not own_key):
             raise Refusal(FailInfo.BAD_MESSAGE_CHECK, UNREADABLE)
         try:
             return parse_csr(plaintext, legacy_digests=self._endpoint.legacy_digests), own_key

@@ -35,6 +35,8 @@ class Asked:
     place: Place
     csr: Csr
     source_address: str
+    own_key: bool = True  # the key that is to be certified signs the message
+    signed_with: str = ""  # the certificate of ours that it is signed with, "issuer/serial"; "" for one of the device's own making
 
     @property
     def challenge(self) -> str:

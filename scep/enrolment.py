@@ -1,8 +1,8 @@
 """From an opened request to what becomes of it: the one place where SCEP asks for a certificate.
 
 Whoever repeats a request (same endpoint, transaction, key and CSR) gets the same certificate, also when the two arrive at once: the
-pipeline's idempotency key sees to it. What a renewal asks for belongs to the certificate that it renews: the same request, signed by
-the next one, is another (RSA signs the same CSR to the same octets).
+pipeline's idempotency key sees to it. What a certificate of ours signs belongs to that certificate: the same CSR, signed for by the
+next one, is another request (RSA signs the same CSR to the same octets).
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from dataclasses import replace
 from typing import Protocol, assert_never
 
 from issuance.buckets import Bucket, Charge
-from issuance.request import Channel, HeldCertificate, IssuanceRequest, Issued, Outcome, Pending, Rejected
+from issuance.request import Channel, IssuanceRequest, Issued, Outcome, Pending, Rejected
 from pki.reasons import Reason, Rejection
 from policy.limits import address_key
-from policy.principal import Principal
 from scep.authorization import REFUSED, Asked, Authorization, Authorizer, Informed, Observer
 from scep.endpoint import ScepEndpoint, Way
 from scep.failinfo import FailInfo, Refusal
 from scep.holders import Holder, Holders
-from scep.transactions import Place, Transactions
+from scep.transactions import Place, Remembered, Transactions
 from storage.database import Conflict
 
 # What would say no when it is asked again: it is written down before anything is issued.
@@ -64,8 +63,8 @@ class Enrolments:
         """By a challenge; the request has the key that signed the message. Raises Rejection, Unavailable."""
         endpoint = asked.endpoint
         if OPEN_ONCE.intersection(endpoint.challenges):
-            earlier = await self._transactions.find(asked.place, source_address=asked.source_address)
-            if earlier is not None and earlier.request.csr.sha256 == asked.csr.sha256 and earlier.way in endpoint.challenges:
+            earlier = await self._earlier(asked)
+            if earlier is not None and earlier.way in endpoint.challenges:
                 (evidence,) = earlier.request.evidence
                 allowed = Authorization(earlier.way, earlier.request.principal, evidence, earlier.request.profile)
                 return await self._submit(asked, allowed, again=True)
@@ -77,15 +76,10 @@ class Enrolments:
         if found is None:
             raise Refusal(FailInfo.BAD_CERT_ID, "no request of this transactionID and key waits here; send it again")
         asked = Asked(endpoint, place, found.request.csr, source_address)
-        request = replace(
-            found.request,
-            require_approval=endpoint.require_approval,
-            charges=charges(endpoint, found.request.principal),
-        )
-        return await self._settled(asked, found.way, request)
+        return await self._settled(asked, found.way, await self._admitted(found.request, endpoint))
 
     async def _submit(self, asked: Asked, authorization: Authorization, *, again: bool = False) -> Outcome:
-        request = _request(asked, authorization)
+        request = await self._admitted(_request(asked, authorization), asked.endpoint)
         if authorization.way in OPEN_ONCE and not again:
             try:
                 await self._transactions.remember(asked.place, authorization.way, request, *authorization.once)
@@ -95,10 +89,24 @@ class Enrolments:
 
     async def _overtaken(self, asked: Asked) -> Outcome:
         """Somebody used the challenge at the same moment: the same request, whose certificate this is, or another."""
-        earlier = await self._transactions.find(asked.place, source_address=asked.source_address)
-        if earlier is None or earlier.request.csr.sha256 != asked.csr.sha256:
+        if await self._earlier(asked) is None:
             raise Rejection(Reason.UNAUTHENTICATED, REFUSED)
         return await self.poll(asked.place, asked.endpoint, source_address=asked.source_address)
+
+    async def _earlier(self, asked: Asked) -> Remembered | None:
+        """What this very request was allowed before."""
+        found = await self._transactions.find(asked.place, source_address=asked.source_address)
+        return found if found is not None and found.request.idempotency_key == _idempotency_key(asked) else None
+
+    async def _admitted(self, request: IssuanceRequest, endpoint: ScepEndpoint) -> IssuanceRequest:
+        """With what the endpoint says today, also about what was asked yesterday."""
+        limited = endpoint.limits.enrollments_per_caller is not None
+        caller = await self._holders.caller(request) if limited else ""
+        return replace(
+            request,
+            require_approval=endpoint.require_approval,
+            charges=charges(endpoint, caller, request.principal.source_address),
+        )
 
     async def _settled(self, asked: Asked, way: Way, request: IssuanceRequest, *, unremembered: bool = False) -> Outcome:
         outcome = await self._issuance.submit(request)
@@ -119,38 +127,35 @@ class Enrolments:
 
 
 def _request(asked: Asked, authorization: Authorization) -> IssuanceRequest:
-    endpoint, csr, principal = asked.endpoint, asked.csr, authorization.principal
+    endpoint, csr = asked.endpoint, asked.csr
     return IssuanceRequest(
         channel=Channel.SCEP,
         endpoint=endpoint.name,
-        principal=principal,
+        principal=authorization.principal,
         evidence=(authorization.evidence,),
         profile=authorization.profile or endpoint.profile,
         csr=csr,
         identifiers=csr.identifiers,
         common_name=csr.common_name,
-        idempotency_key=_idempotency_key(asked, authorization),
-        require_approval=endpoint.require_approval,
-        charges=charges(endpoint, principal),
+        idempotency_key=_idempotency_key(asked),
     )
 
 
-def _idempotency_key(asked: Asked, authorization: Authorization) -> str:
-    """The CSR's digest covers the key; the transactionID is the client's text, so it goes through a digest too."""
-    match authorization.evidence:
-        case HeldCertificate() as held:
-            renewed = f"{held.credential_id}/"
-        case _:
-            renewed = ""
-    transaction = hashlib.sha256(f"{renewed}{asked.csr.sha256}/{asked.place.transaction_id}".encode()).hexdigest()
+def _idempotency_key(asked: Asked) -> str:
+    """The CSR's digest covers the key; the transactionID is the client's text, so it goes through a digest too.
+
+    The certificate that signs belongs to it whether or not it renews itself: one that has expired lets a new one in, by a challenge.
+    """
+    signer = f"{asked.signed_with}/" if asked.signed_with else ""
+    transaction = hashlib.sha256(f"{signer}{asked.csr.sha256}/{asked.place.transaction_id}".encode()).hexdigest()
     return f"scep/{asked.endpoint.name}/{transaction}"
 
 
-def charges(endpoint: ScepEndpoint, principal: Principal) -> tuple[Charge, ...]:
-    """What the endpoint admits, taken by the pipeline with its first write."""
-    limits, address = endpoint.limits, address_key(principal.source_address)
+def charges(endpoint: ScepEndpoint, caller: str, source_address: str) -> tuple[Charge, ...]:
+    """What the endpoint admits, taken by the pipeline with its first write. A renewal counts as an enrolment."""
+    limits, address = endpoint.limits, address_key(source_address)
     wanted = (
-        (limits.enrollments_per_caller, "caller", str(principal), "enrolments of this caller"),
+        (limits.enrollments_per_caller, "caller", caller, "enrolments of this caller"),
         (limits.enrollments_per_address, "address", address, f"enrolments from {address}"),
     )
     return tuple(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from issuance.lockout import Lockouts
+from issuance.revocation import PublishedCrls
 from policy.profiles import Profiles
 from scep import message
 from scep.authority import Desk, RegistrationAuthority
@@ -82,7 +83,7 @@ class ScepWorld:
                 observer=self.counts,
             ),
             holders=holders,
-            retrieval=Retrieval(),
+            retrieval=Retrieval(register=self.issuance, crls=PublishedCrls(self.database), clock=self.clock),
             signer=self.signer,
             observer=self.counts,
             random_bytes=os.urandom,
