@@ -34,6 +34,10 @@ class Event(enum.Enum):
     REQUEST_DENIED = "request.denied"
     REQUEST_ISSUED = "request.issued"  # the approval was used
     REQUEST_EXPIRED = "request.expired"  # nobody decided, or nobody used the approval
+    SCEP_CHALLENGE_CREATED = "scep_challenge.created"
+    SCEP_CHALLENGE_USED = "scep_challenge.used"
+    SCEP_CHALLENGE_BURNT = "scep_challenge.burnt"  # it came with a request that it was not made for
+    SCEP_CHALLENGE_DISABLED = "scep_challenge.disabled"
 
 
 AUDIT_INSERT_SQL = """
