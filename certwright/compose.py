@@ -167,6 +167,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         lockouts=lockouts,
         signer=signer,
         counts=ScepCounts(metrics),
+        closing=closing,
     )
     rest = RestServer(issuance=issuance, credentials=credentials, base_url=config.base_url)
     pages = status.StatusPages(

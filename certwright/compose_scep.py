@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from certwright.compose_scep_services import intune_way, webhook_way
 from certwright.config import Config
 from certwright.config_scep import ScepSettings
 from certwright.measure import ScepCounts
@@ -42,11 +44,18 @@ def scep_server(
     lockouts: Lockouts,
     signer: Signer,
     counts: ScepCounts,
+    closing: AsyncExitStack,
 ) -> Scep:
+    """In a running event loop. Raises Refused."""
     transactions = Transactions(database=database, clock=clock)
     holders = Holders(register=issuance, profiles=config.profiles, clock=clock)
-    ways: Mapping[Way, ChallengeWay] = {Way.STATIC: StaticWay(credentials)}
-    informed: Mapping[Way, Informed] = {}
+    intune = intune_way(config, clock=clock, observer=counts, closing=closing)
+    ways: Mapping[Way, ChallengeWay] = {
+        Way.STATIC: StaticWay(credentials),
+        Way.WEBHOOK: webhook_way(config, clock=clock, observer=counts, closing=closing),
+        Way.INTUNE: intune,
+    }
+    informed: Mapping[Way, Informed] = {Way.INTUNE: intune}
     desk = Desk(
         enrolments=Enrolments(
             issuance=issuance,
