@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from certwright import config_schema
 from certwright.config_files import ConfigFiles
 from certwright.yaml_positions import Document, Place
-from policy.profiles import Profile
+from policy.profiles import Profile, canonical_profile_name
 from signer.api import Envelope, KeyConfig, KeyUse, Pkcs11Key, SoftwareKey
 
 _UNREADABLE = (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
@@ -78,7 +78,7 @@ class IssuerReader:
                 for index, files in enumerate(given.alternate_chains)
             ),
             self._rollover((*place, "rollover"), given.rollover, [*own[:1], *chain]),
-            self._next((*place, "next"), given.next),
+            self._next((*place, "next"), given.next, own),
         )
 
     def _check_chain(self, place: Place, certificates: list[x509.Certificate]) -> None:
@@ -122,10 +122,12 @@ class IssuerReader:
             self._document.note(at, f"{said}; it would take no client from one root to the other")
         return tuple(one.public_bytes(Encoding.DER) for _, one in found)
 
-    def _next(self, place: Place, files: list[str]) -> tuple[bytes, ...]:
+    def _next(self, place: Place, files: list[str], own: list[x509.Certificate]) -> tuple[bytes, ...]:
         found = [one for index, file in enumerate(files) for one in self._files.certificates((*place, index), file)]
         if found:
             self._check_ca((*place, 0), found[0])
+            if found[:1] == own[:1]:
+                self._document.note((*place, 0), "this is the issuer's own certificate; name the one that follows it")
         self._check_chain(place, found)
         return tuple(one.public_bytes(Encoding.DER) for one in found)
 
@@ -148,6 +150,8 @@ class IssuerReader:
                 issuer_certificate=issuers[name].certificate,
                 max_validity=max((profile.max_validity + profile.backdate for profile in own), default=timedelta(0)),
                 extended_key_usages=frozenset(usage for profile in own for usage in profile.extended_key_usage),
+                messages=any(self._speaks_scep(profile) for profile in own),
+                announcements=bool(given.next),
             )
             source = self._source(("issuers", name, "key"), given.key)
             keys.append(KeyConfig(name=name, use=KeyUse.ISSUER, source=source, envelope=envelope))
@@ -155,6 +159,11 @@ class IssuerReader:
             source = self._source(("registration_authorities", name, "key"), authority.key)
             keys.append(KeyConfig(name=_ra_key(name), use=KeyUse.RA, source=source, envelope=None))
         return tuple(keys)
+
+    def _speaks_scep(self, profile: Profile) -> bool:
+        """Whether the CA's own key signs and decrypts for an endpoint with this profile."""
+        endpoints = [one for one in self._root.endpoints.scep.values() if one.use_ca_key]
+        return any(canonical_profile_name(one.profile) in {profile.name, *profile.aliases} for one in endpoints)
 
     def _source(self, place: Place, key: config_schema.Key) -> SoftwareKey | Pkcs11Key:
         if (key.software is None) == (key.pkcs11 is None):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -19,6 +23,9 @@ from policy.profiles import Profile
 from scep.endpoint import Renewal, ScepLimits, Way
 
 Note = Callable[[Place, str], None]
+
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+E = TypeVar("E", bound=x509.ExtensionType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +143,31 @@ class ScepReader:
             signing = next(iter(known))
         if signing is None:
             self._note((), "say which registration_authority decrypts for it, or use_ca_key: true")
-        return signing or "", given.encryption_authority or signing or ""
+        encryption = given.encryption_authority or signing
+        for key, name, wanted in (
+            ("registration_authority", signing, "digital_signature"),
+            (
+                "encryption_authority" if given.encryption_authority else "registration_authority",
+                encryption,
+                "key_encipherment",
+            ),
+        ):
+            if name is not None and name in known and known[name].certificate:
+                self._check_authority((key,), known[name], wanted)
+        return signing or "", encryption or ""
+
+    def _check_authority(self, place: Place, authority: RegistrationAuthority, wanted: str) -> None:
+        """Of several certificates, a client takes the one whose key usage says that it is for it (RFC 8894 §4.2.1)."""
+        certificate = x509.load_der_x509_certificate(authority.certificate)
+        name = f"registration authority {authority.name}"
+        if not isinstance(certificate.public_key(), rsa.RSAPublicKey):
+            self._note(place, f"{name} has no RSA key: SCEP's answers are signed, and its requests encrypted, with RSA")
+        constraints, usage = extension(certificate, x509.BasicConstraints), extension(certificate, x509.KeyUsage)
+        if constraints is not None and constraints.ca:
+            self._note(place, f"the certificate of {name} is a CA's; give it one of its own, or say use_ca_key: true")
+        if usage is not None and not getattr(usage, wanted):
+            spelled = "digitalSignature" if wanted == "digital_signature" else "keyEncipherment"
+            self._note(place, f"the certificate of {name} has a key usage without {spelled}, so clients refuse it here")
 
     def _check_ca_key(self, issuer: Issuer) -> None:
         """Clients encrypt to it and check its signatures: Apple's and Microsoft's look at the key usage."""
@@ -147,11 +178,13 @@ class ScepReader:
                 f"issuer {issuer.name} has no RSA key, so nobody can encrypt to it; use a registration_authority",
             )
             return
-        try:
-            usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-        except x509.ExtensionNotFound:
-            return
-        if not (usage.digital_signature and usage.key_encipherment):
+        if weak := sorted({"md5", "sha1"} & set(self._given.legacy)):
+            self._note(
+                ("legacy",),
+                f"the CA's own key signs nothing with {' or '.join(weak)}; old devices need a registration_authority",
+            )
+        usage = extension(certificate, x509.KeyUsage)
+        if usage is not None and not (usage.digital_signature and usage.key_encipherment):
             self._note(
                 ("use_ca_key",),
                 f"the certificate of issuer {issuer.name} needs the key usages digitalSignature and keyEncipherment beside its own; "
@@ -185,7 +218,7 @@ class ScepReader:
             return None
         return Webhook(
             url=given.url,
-            secret=self._secret(("webhook", "secret_file"), given.secret_file),
+            secret=self._webhook_key(given.secret_file),
             ca_file=self._ca_file(("webhook", "ca_file"), given.ca_file),
             timeout=given.timeout,
             roles=frozenset(given.roles),
@@ -198,7 +231,7 @@ class ScepReader:
         return Intune(
             tenant=given.tenant,
             client_id=given.client_id,
-            client_secret=self._secret(("intune", "client_secret_file"), given.client_secret_file).decode("utf-8", "replace"),
+            client_secret=self._client_secret(given.client_secret_file),
             roles=frozenset(given.roles),
             timeout=given.timeout,
             login_url=given.login_url,
@@ -206,14 +239,39 @@ class ScepReader:
             ca_file=self._ca_file(("intune", "ca_file"), given.ca_file),
         )
 
-    def _secret(self, below: Place, text: str) -> bytes:
+    def _webhook_key(self, text: str) -> bytes:
+        """The file has it in Base64, as step-ca shows the secrets of its webhooks."""
+        below = ("webhook", "secret_file")
+        found = self._secret(below, text)
+        if found is None:
+            return b""
+        try:
+            key = base64.b64decode(found, validate=True)
+        except binascii.Error:
+            key = b""
+        if len(key) < 16:
+            wanted = "at least 16 octets in Base64: make them with (umask 077; openssl rand -base64 32 > FILE)"
+            self._note(below, f"{self._files.path(text)} does not hold {wanted}")
+        return key
+
+    def _client_secret(self, text: str) -> str:
+        below = ("intune", "client_secret_file")
+        found = (self._secret(below, text) or b"").decode("utf-8", "replace")
+        if found and (len(found) < 16 or not (found.isascii() and found.isprintable()) or _UUID.fullmatch(found)):
+            wanted = "the client secret of the application: its Value, which Microsoft shows once, not its Secret ID"
+            self._note(below, f"{self._files.path(text)} does not hold {wanted}")
+        return found
+
+    def _secret(self, below: Place, text: str) -> bytes | None:
+        """None where something is noted already."""
         path = self._files.secret((*self._place, *below), text)
         try:
             found = path.read_bytes().strip()
         except OSError:
-            return b""  # noted already
-        if len(found) < 16:
-            self._note(below, f"{path} has fewer than 16 octets: make one with (umask 077; openssl rand -hex 32 > {path.name})")
+            return None
+        if not found:
+            self._note(below, f"{path} is empty")
+            return None
         return found
 
     def _ca_file(self, below: Place, text: str | None) -> Path | None:
@@ -221,6 +279,14 @@ class ScepReader:
             return None
         self._files.certificates((*self._place, *below), text)
         return self._files.path(text)
+
+
+def extension(certificate: x509.Certificate, kind: type[E]) -> E | None:
+    """None also where it cannot be read."""
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+        return None
 
 
 def check_names(given: config_schema.ScepEndpoint, known: Collection[str], unknown: Callable[[Place, str], None]) -> None:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from certwright.clients import env_file
 from certwright.compose import expected_keys
 from certwright.config import Config, load
+from certwright.doctor_scep import scep_warnings
 from certwright.exporter import NotAvailable, find_internals
 from certwright.failures import DONE, REFUSED
 from pki.clock import Clock, to_datetime
@@ -53,6 +54,7 @@ def _findings(config: Config, clock: Clock) -> Iterator[Finding]:
     yield from _profiles(config, clock)
     yield from _roles(config)
     yield from _est(config, clock)
+    yield from (Finding("warn", said) for said in scep_warnings(config))
     yield from _linking(config)
     yield from _perspectives(config, clock)
     if env_file(config).exists():
