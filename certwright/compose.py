@@ -29,7 +29,7 @@ from acmeserver.validations import Retries
 from certwright import status
 from certwright.compose_acme import OrderRules, acme_endpoint, validation_job
 from certwright.compose_est import est_server
-from certwright.compose_scep import scep_server
+from certwright.compose_scep import Scep, scep_server
 from certwright.compose_validation import caa_checker, challenge_methods, perspectives_of
 from certwright.config import Config
 from certwright.exporter import NotAvailable, TlsInternals, find_internals
@@ -57,7 +57,6 @@ from policy.lints import LintGate, pkilint_linter
 from rest.http import RestServer
 from rest.http import routes as rest_routes
 from scep.http import routes as scep_routes
-from scep.transactions import Transactions
 from signer.api import Signer
 from signer.client import SignerClient
 from storage.database import Database
@@ -199,7 +198,7 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         "crl": functools.partial(_look, publisher),
         "sweep": functools.partial(_sweep, sweeper, clock),
         "approvals": functools.partial(_expire, approvals, clock, config.retention.unfinished),
-        "scep": functools.partial(_forget, scep.transactions, clock),
+        "scep": functools.partial(_forget, scep, clock, config.retention.unfinished),
         "acme-clean": functools.partial(_clean, acme, clock),
         "acme-retention": functools.partial(_retain, Retention(database=database, clock=clock, kept=config.retention), clock),
     }
@@ -341,8 +340,9 @@ async def _expire(approvals: Approvals, clock: Clock, kept: timedelta, _job: Job
     return clock.micros() if full else after(clock.micros(), EXPIRE_EVERY)
 
 
-async def _forget(transactions: Transactions, clock: Clock, _job: Job) -> Micros | None:
-    await transactions.forget()
+async def _forget(scep: Scep, clock: Clock, kept: timedelta, _job: Job) -> Micros | None:
+    await scep.transactions.forget()
+    await scep.challenges.forget(kept=kept)
     return after(clock.micros(), CLEAN_EVERY)
 
 

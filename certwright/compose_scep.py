@@ -14,6 +14,7 @@ from certwright.measure import ScepCounts
 from issuance.credentials import Credentials
 from issuance.lockout import Lockouts
 from issuance.revocation import PublishedCrls
+from issuance.scep_challenges import ScepChallenges
 from issuance.service import Issuance
 from pki.clock import Clock
 from scep.authority import Desk
@@ -22,6 +23,7 @@ from scep.endpoint import Authority, ScepEndpoint, Way
 from scep.enrolment import Enrolments
 from scep.holders import Holders
 from scep.http import ScepServer
+from scep.onetime import OneTimeWay
 from scep.retrieval import Retrieval
 from scep.transactions import Transactions
 from signer.api import Signer
@@ -32,6 +34,7 @@ from storage.database import Database
 class Scep:
     server: ScepServer
     transactions: Transactions
+    challenges: ScepChallenges
 
 
 def scep_server(
@@ -48,10 +51,12 @@ def scep_server(
 ) -> Scep:
     """In a running event loop. Raises Refused."""
     transactions = Transactions(database=database, clock=clock)
+    challenges = ScepChallenges(database=database, clock=clock)
     holders = Holders(register=issuance, profiles=config.profiles, clock=clock)
     intune = intune_way(config, clock=clock, observer=counts, closing=closing)
     ways: Mapping[Way, ChallengeWay] = {
         Way.STATIC: StaticWay(credentials),
+        Way.ONE_TIME: OneTimeWay(challenges, observer=counts),
         Way.WEBHOOK: webhook_way(config, clock=clock, observer=counts, closing=closing),
         Way.INTUNE: intune,
     }
@@ -72,7 +77,7 @@ def scep_server(
         random_bytes=secrets.token_bytes,
     )
     endpoints = {name: scep_endpoint(config, settings) for name, settings in config.scep.items()}
-    return Scep(ScepServer(endpoints=endpoints, desk=desk), transactions)
+    return Scep(ScepServer(endpoints=endpoints, desk=desk), transactions, challenges)
 
 
 def scep_endpoint(config: Config, settings: ScepSettings) -> ScepEndpoint:

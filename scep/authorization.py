@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from issuance.credentials import Credential
-from issuance.lockout import NO_LIMITS, Attempt, Lockouts
+from issuance.lockout import Attempt, Lockouts
 from issuance.request import Evidence, IssuedCertificate, ScepChallenge
 from pki.csr import Csr
 from pki.reasons import Reason, Rejection
@@ -21,8 +22,11 @@ from scep.endpoint import ScepEndpoint, Way
 from scep.transactions import Place
 from storage.database import Step
 
-# Of at least 128 random bits, so that nobody has to be kept from guessing them: generated ones, and one-time challenges.
-_UNGUESSABLE = re.compile(r"cws_[A-Za-z0-9_-]{43}|[0-9A-F]{32}")
+# The forms of those that have at least 128 random bits. Nobody has to be kept from guessing them, so they are looked for even where
+# others behind the same address are locked out.
+_UNGUESSABLE: Mapping[Way, re.Pattern[str]] = MappingProxyType(
+    {Way.ONE_TIME: re.compile("[0-9A-Fa-f]{32}"), Way.STATIC: re.compile("cws_[A-Za-z0-9_-]{43}")}
+)
 
 REFUSED = "the challenge password is missing, wrong, used or expired; get another from whoever runs this SCEP endpoint"
 
@@ -99,22 +103,29 @@ class Authorizer:
         return await self._lockouts.to_its_end(self._guarded(asked, attempt))
 
     async def _guarded(self, asked: Asked, attempt: Attempt) -> Authorization:
-        if attempt.limits == NO_LIMITS or _UNGUESSABLE.fullmatch(asked.challenge):
-            return await self._ask(asked, attempt)
+        if not asked.challenge:  # none at all is no guess
+            raise self._refused(asked)
+        ways = asked.endpoint.challenges
+        by_form = [way for way in ways if way in _UNGUESSABLE and _UNGUESSABLE[way].fullmatch(asked.challenge)]
+        if (found := await self._ask(asked, by_form)) is not None:
+            return found
         async with self._lockouts.turn(attempt):
             await self._lockouts.check(attempt)
-            return await self._ask(asked, attempt)
+            if (found := await self._ask(asked, [way for way in ways if way not in by_form])) is not None:
+                return found
+            await self._lockouts.failed(attempt)
+            raise self._refused(asked)
 
-    async def _ask(self, asked: Asked, attempt: Attempt) -> Authorization:
-        for way in asked.endpoint.challenges if asked.challenge else ():
+    async def _ask(self, asked: Asked, ways: Sequence[Way]) -> Authorization | None:
+        for way in ways:
             if (found := await self._ways[way].authorize(asked)) is not None:
                 self._observer.authorized(endpoint=asked.endpoint.name, way=way.value, result="allowed")
                 return found
+        return None
+
+    def _refused(self, asked: Asked) -> Rejection:
         self._observer.authorized(endpoint=asked.endpoint.name, way="challenge", result="refused")
-        if asked.challenge:  # none at all is no guess
-            await self._lockouts.check(attempt)  # who is locked out already is not counted again: a flood costs no writes
-            await self._lockouts.failed(attempt)
-        raise Rejection(Reason.UNAUTHENTICATED, REFUSED)
+        return Rejection(Reason.UNAUTHENTICATED, REFUSED)
 
 
 class StaticChallenges(Protocol):

@@ -14,7 +14,7 @@ from issuance.scep_challenges import Found, client_id
 from pki.csr import Csr
 from pki.reasons import Reason, Rejection
 from policy.principal import Principal, PrincipalKind
-from scep.authorization import Asked, Authorization
+from scep.authorization import Asked, Authorization, Observer
 from scep.endpoint import Way
 from storage.database import Step
 
@@ -30,8 +30,9 @@ class OneTimeChallenges(Protocol):
 
 
 class OneTimeWay:
-    def __init__(self, challenges: OneTimeChallenges) -> None:
+    def __init__(self, challenges: OneTimeChallenges, *, observer: Observer) -> None:
         self._challenges = challenges
+        self._observer = observer
 
     async def authorize(self, asked: Asked) -> Authorization | None:
         """Raises Rejection(FORBIDDEN) for another request than the challenge was made for; Unavailable."""
@@ -41,6 +42,7 @@ class OneTimeWay:
         if difference := found.terms.difference(asked.csr):
             if not await self._challenges.burn(found, csr=asked.csr, source=asked.source_address, why=difference):
                 return None
+            self._observer.authorized(endpoint=asked.endpoint.name, way=Way.ONE_TIME.value, result="burnt")
             # Whoever knows the challenge need not know what it was made for.
             raise Rejection(
                 Reason.FORBIDDEN,

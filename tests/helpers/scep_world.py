@@ -15,6 +15,7 @@ from pathlib import Path
 
 from issuance.lockout import Lockouts
 from issuance.revocation import PublishedCrls
+from issuance.scep_challenges import ScepChallenges
 from policy.profiles import Profiles
 from scep import message
 from scep.authority import Desk, RegistrationAuthority
@@ -23,6 +24,7 @@ from scep.endpoint import ScepEndpoint, Way
 from scep.enrolment import Enrolments
 from scep.holders import Holders
 from scep.http import ScepServer
+from scep.onetime import OneTimeWay
 from scep.retrieval import Retrieval
 from scep.transactions import Transactions
 from storage.database import Database
@@ -61,7 +63,7 @@ class ScepWorld:
     issuance: SimulatedIssuance
     signer: SoftwareSigner
     counts: Counts = field(default_factory=Counts)
-    ways: dict[Way, ChallengeWay] = field(default_factory=dict)  # beside the static one
+    ways: dict[Way, ChallengeWay] = field(default_factory=dict)  # beside the static and the one-time one
     informed: dict[Way, Informed] = field(default_factory=dict)
     profiles: Profiles = field(default_factory=lambda: Profiles([device()]))
 
@@ -69,10 +71,15 @@ class ScepWorld:
     def transactions(self) -> Transactions:
         return Transactions(database=self.database, clock=self.clock)
 
+    @property
+    def one_time(self) -> ScepChallenges:
+        return ScepChallenges(database=self.database, clock=self.clock)
+
     def desk(self) -> Desk:
         holders = Holders(register=self.issuance, profiles=self.profiles, clock=self.clock)
         lockouts = Lockouts(database=self.database, clock=self.clock)
-        ways: Mapping[Way, ChallengeWay] = {Way.STATIC: StaticWay(self.challenges), **self.ways}
+        static, one_time = StaticWay(self.challenges), OneTimeWay(self.one_time, observer=self.counts)
+        ways: Mapping[Way, ChallengeWay] = {Way.STATIC: static, Way.ONE_TIME: one_time, **self.ways}
         return Desk(
             enrolments=Enrolments(
                 issuance=self.issuance,
