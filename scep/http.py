@@ -15,9 +15,8 @@ from aiohttp import web
 
 from pki.cms.ber import MAX_LENGTH
 from pki.cms.errors import CmsError, CmsProblem
-from pki.cms.signed import certificates_only
 from pki.reasons import Unavailable
-from scep import message
+from scep import cacerts, message
 from scep.authority import Desk, RegistrationAuthority
 from scep.endpoint import ScepEndpoint
 from scep.wire import Operation, decode_message, endpoint_of, parse_query
@@ -26,12 +25,13 @@ _LOG = logging.getLogger(__name__)
 
 
 class HttpRefusal(Exception):
-    """There is nobody to send a CertRep to. `text` is for a human with curl."""
+    """There is nobody to send a CertRep to. `text` is for a human with curl; `allow` are the methods that a 405 must name."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, *, allow: str | None = None) -> None:
         super().__init__(status, text)
         self.status = status
         self.text = text
+        self.allow = allow
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class _Ready:
     """An endpoint with everything that never changes made once."""
 
     capabilities: str
-    ca_certificates: bytes
+    ca_certificates: cacerts.Shown
+    next_certificates: cacerts.NextCaCertificates
     authority: RegistrationAuthority
 
 
@@ -50,7 +51,8 @@ class ScepServer:
         self._ready = {
             name: _Ready(
                 capabilities="".join(f"{capability}\n" for capability in endpoint.capabilities()),
-                ca_certificates=certificates_only(endpoint.shown_certificates()),
+                ca_certificates=cacerts.current(endpoint),
+                next_certificates=cacerts.NextCaCertificates(endpoint, desk.signer),
                 authority=RegistrationAuthority(endpoint, desk),
             )
             for name, endpoint in endpoints.items()
@@ -61,14 +63,13 @@ class ScepServer:
         try:
             return await self._answer(request)
         except HttpRefusal as refusal:
-            return _refused(request, refusal.status, refusal.text)
+            return _refused(request, refusal.status, refusal.text, allow=refusal.allow)
         except CmsError as error:
             status = 413 if error.problem is CmsProblem.TOO_LARGE else 400
             return _refused(request, status, f"this is no SCEP message that can be answered: {error.detail}")
         except Unavailable as outage:
             _LOG.warning("unavailable: %s", outage.what)
-            text = f"the server cannot issue now; ask again in {outage.retry_after} seconds\n"
-            return web.Response(status=503, text=text, headers={"Retry-After": str(outage.retry_after)})
+            return web.Response(status=503, headers={"Retry-After": str(outage.retry_after)})
         except Exception:  # noqa: BLE001  # the outermost edge: logged with its traceback, told to nobody
             _LOG.exception("request %s failed", request.get("request_id", ""))
             return web.Response(status=500, headers=_request_id(request))
@@ -82,7 +83,12 @@ class ScepServer:
                 return web.Response(text=ready.capabilities)
             case Operation.GET_CA_CERT:
                 # Whatever CA identifier `message` holds: clients send "0", "default", a trustpoint's name or nothing.
-                return web.Response(body=ready.ca_certificates, content_type="application/x-x509-ca-ra-cert")
+                return _shown(ready.ca_certificates)
+            case Operation.GET_NEXT_CA_CERT:
+                following = await ready.next_certificates.shown()
+                if following is None:
+                    raise HttpRefusal(404, "there is no next CA certificate yet")
+                return _shown(following)
             case Operation.PKI_OPERATION:
                 received = message.parse(await _message(request, query))
                 body = await ready.authority.answer(received, source_address=request.remote or "")
@@ -97,18 +103,23 @@ class ScepServer:
         return self._ready[name]
 
 
+_PATHS = (
+    "/scep",
+    "/scep/{path:.*}",
+    "/cgi-bin/pkiclient.exe",  # IOS, where it was told nothing but a host
+    "/certsrv/mscep",  # NDES, in the two spellings that people type: Windows does not tell them apart
+    "/certsrv/mscep/{path:.*}",
+    "/CertSrv/mscep",
+    "/CertSrv/mscep/{path:.*}",
+)
+
+
 def routes(server: ScepServer) -> list[web.RouteDef]:
-    return [
-        route
-        for path in ("/scep", "/scep/{path:.*}")
-        for route in (web.get(path, server.handle), web.post(path, server.handle))
-    ]
+    return [route for path in _PATHS for route in (web.get(path, server.handle), web.post(path, server.handle))]
 
 
 def _operation(query: Mapping[str, bytes]) -> Operation:
     value = query.get("operation", b"").decode("latin-1")
-    if value == "GetNextCACert":
-        raise HttpRefusal(404, "there is no next CA certificate yet")
     try:
         return Operation(value)
     except ValueError:
@@ -118,6 +129,8 @@ def _operation(query: Mapping[str, bytes]) -> Operation:
 
 async def _message(request: web.Request, query: Mapping[str, bytes]) -> bytes:
     """The octets of a PKIOperation, by GET or POST (RFC 8894 §4.1). Its Content-Type is not looked at: each client has its own."""
+    if request.method == "HEAD":  # aiohttp has it do what GET does; whoever wants the answer of a PKIOperation wants its body
+        raise HttpRefusal(405, "PKIOperation is by GET or POST", allow="GET, POST")
     if request.method != "POST":
         if "message" not in query:
             raise HttpRefusal(400, "PKIOperation by GET needs the parameter message")
@@ -138,9 +151,13 @@ async def _message(request: web.Request, query: Mapping[str, bytes]) -> bytes:
     return bytes(body)
 
 
-def _refused(request: web.Request, status: int, why: str) -> web.Response:
+def _shown(shown: cacerts.Shown) -> web.Response:
+    return web.Response(body=shown.body, content_type=shown.content_type)
+
+
+def _refused(request: web.Request, status: int, why: str, *, allow: str | None = None) -> web.Response:
     _LOG.info("request %s refused: %s", request.get("request_id", ""), why)
-    return web.Response(status=status, text=f"{why}\n")
+    return web.Response(status=status, text=f"{why}\n", headers={} if allow is None else {"Allow": allow})
 
 
 def _request_id(request: web.Request) -> dict[str, str]:

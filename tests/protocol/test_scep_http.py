@@ -83,7 +83,19 @@ PKI_MESSAGE = "application/x-pki-message"
 
 @pytest.mark.parametrize(
     "path",
-    ["/scep", "/scep/", "/scep/default", "/scep/default/pkiclient.exe", "/scep/pkiclient.exe", "/scep/mscep.dll/pkiclient.exe"],
+    [
+        "/scep",
+        "/scep/",
+        "/scep/default",
+        "/scep/default/pkiclient.exe",
+        "/scep/default/any/tail",
+        "/scep/pkiclient.exe",
+        "/scep/mscep.dll/pkiclient.exe",
+        "/cgi-bin/pkiclient.exe",  # IOS, where `enrollment url` names no path
+        "/certsrv/mscep",
+        "/certsrv/mscep/mscep.dll",  # what Windows administrators type
+        "/CertSrv/mscep/mscep.dll/pkiclient.exe",
+    ],
 )
 async def test_capabilities_on_every_path_that_devices_make_of_the_url(site: Site, path: str) -> None:
     status, content_type, body = await site.get(f"{path}?operation=GetCACaps")
@@ -110,11 +122,24 @@ async def test_every_ca_identifier_gets_ra_and_ca(site: Site, message: str) -> N
         ("/scep/nosuch?operation=GetCACaps", 404),
         ("/scep/nosuch/pkiclient.exe?operation=GetCACaps", 404),
         ("/scep?operation=GetNextCACert", 404),
-        ("/scep?operation=getcacaps", 400),
+        ("/scep?operation=getcacaps", 400),  # RFC 8894 §4.1 spells it; nobody is known to spell it otherwise
+        ("/scep?operation=GetCACaps%20", 400),
+        ("/scep?operation=%00", 400),
+        ("/scep?operation=%ff%fe", 400),
         ("/scep?operation=", 400),
         ("/scep", 400),
+        ("/cgi-bin/pkiclient.exe", 400),
+        ("/certsrv/mscep/nosuch?operation=GetCACaps", 404),
         ("/scep?operation=PKIOperation", 400),
         ("/scep?operation=PKIOperation&message=", 400),
+        ("/scep?operation=PKIOperation&message", 400),
+        ("/scep?operation=PKIOperation&message=%20%0A", 400),
+        ("/scep?operation=PKIOperation&message=%00%00%00%00", 400),
+        ("/scep?operation=PKIOperation&message=AA%00A", 400),
+        ("/scep?operation=PKIOperation&message=%", 400),
+        ("/scep?operation=PKIOperation&message=%25%25%25", 400),
+        ("/scep?operation=PKIOperation&message=%E4%FF%C3", 400),
+        ("/scep?operation=PKIOperation&message=%C3%A4%C3%A4", 400),
         ("/scep?operation=PKIOperation&message=%21%21", 400),
         ("/scep?operation=PKIOperation&message=AAAA", 400),
     ],
@@ -124,6 +149,64 @@ async def test_what_nobody_can_be_answered_for_is_plain_text(site: Site, path: s
     assert (found, content_type) == (status, "text/plain; charset=utf-8")
     assert body.endswith(b"\n")
     assert b"Traceback" not in body
+
+
+async def test_other_programs_of_other_servers_are_not_here(site: Site) -> None:
+    assert (await site.get("/cgi-bin/other.exe?operation=GetCACaps"))[0] == 404
+    assert (await site.get("/certsrv/certnew.cer?operation=GetCACaps"))[0] == 404
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+async def test_head_says_what_get_would(site: Site, method: str) -> None:
+    answer = await site.raw(f"{method} /scep?operation=GetCACert HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert (len(body) > 0) == (method == "GET")
+
+
+async def test_nothing_is_enrolled_by_head(site: Site) -> None:
+    text = quote(base64.b64encode(pkcs_req(site.ca).encode()).decode(), safe="")
+    request = f"HEAD /scep?operation=PKIOperation&message={text} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    answer = await site.raw(request.encode())
+    assert answer.startswith(b"HTTP/1.1 405")
+    assert b"\r\nAllow: GET, POST\r\n" in answer
+    assert site.issuance.requests == []
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
+async def test_other_methods_are_a_405(site: Site, method: str) -> None:
+    async with site.http.request(method, f"{site.origin}/scep?operation=PKIOperation", data=b"x") as response:
+        assert response.status == 405
+        assert {"GET", "POST"} <= set(response.headers["Allow"].split(","))
+
+
+@pytest.mark.parametrize(
+    ("start", "first_line"),
+    [
+        ("GET /scep?operation=GetCACaps HTTP/1.0\r\n\r\n", b"HTTP/1.0 200 OK"),  # "a lot of clients send plain HTTP/1.0"
+        ("GET /scep?operation=GetCACaps HTTP/1.0\r\nHost: 10.0.0.1\r\n\r\n", b"HTTP/1.0 200 OK"),
+        ("GET /scep?operation=GetCACaps HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n", b"HTTP/1.1 200 OK"),
+        ("GET http://ca.test:80/scep?operation=GetCACaps HTTP/1.0\r\n\r\n", b"HTTP/1.0 200 OK"),  # as if to a proxy
+    ],
+)
+async def test_http_1_0_and_any_host(site: Site, start: str, first_line: bytes) -> None:
+    answer = await site.raw(start.encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split(b"\r\n")[0] == first_line
+    assert f"Content-Length: {len(body)}".encode() in head
+    assert body.startswith(b"POSTPKIOperation\n")
+
+
+async def test_a_query_may_be_in_any_order_and_have_more_in_it(site: Site) -> None:
+    for query in (
+        "message=default&operation=GetCACaps",
+        "x&operation=GetCACaps&&=",
+        "OPERATION=GetCACaps",
+        "operation=Get%43ACaps",
+    ):
+        assert (await site.get(f"/scep?{query}"))[0] == 200, query
+    assert (await site.get("/scep?operation=GetCACaps&operation=PKIOperation"))[1].startswith("text/plain")  # the first counts
+    assert (await site.get("/scep?operation=GetCACaps;message=x"))[0] == 400
 
 
 # ---------------------------------------------------------------- PKIOperation
@@ -136,6 +219,31 @@ async def test_post_with_any_content_type(site: Site, content_type: str) -> None
     )
     assert (status, found) == (200, PKI_MESSAGE)
     assert parse_answer(body).status == "0"
+
+
+async def test_post_in_chunks(site: Site) -> None:
+    data = pkcs_req(site.ca).encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 1000):
+            yield data[start : start + 1000]
+
+    async with site.http.post(f"{site.origin}/scep?operation=PKIOperation", data=pieces()) as response:
+        assert "Content-Length" in response.headers
+        assert parse_answer(await response.read()).status == "0"
+
+
+async def test_post_over_http_1_0_with_its_message_in_the_body_and_another_in_the_query(site: Site) -> None:
+    data = pkcs_req(site.ca).encode()
+    head = f"POST /scep/pkiclient.exe?operation=PKIOperation&message=AAAA HTTP/1.0\r\nContent-Length: {len(data)}\r\n\r\n"
+    answer = await site.raw(head.encode() + data)
+    assert parse_answer(answer.partition(b"\r\n\r\n")[2]).status == "0"
+
+
+async def test_post_with_its_message_in_the_query_alone_is_an_empty_body(site: Site) -> None:
+    text = quote(base64.b64encode(pkcs_req(site.ca).encode()).decode(), safe="")
+    status, _, body = await site.post(b"", f"/scep?operation=PKIOperation&message={text}")
+    assert (status, body) == (400, b"the body is empty; a PKIOperation by POST carries the message there\n")
 
 
 async def test_get_with_a_bare_plus(site: Site) -> None:
@@ -216,10 +324,13 @@ async def test_256_kib_of_small_elements_are_a_413_too(site: Site) -> None:
     assert status == 413
 
 
-async def test_an_outage_is_a_503_with_retry_after(site: Site) -> None:
+async def test_an_outage_is_a_503_with_retry_after_and_no_text(site: Site) -> None:
+    """Of a message that could be read, only a CertRep says more; without a key or a database there is none."""
     site.issuance.script.append(Unavailable("the database", retry_after=7))
     async with site.http.post(f"{site.origin}/scep?operation=PKIOperation", data=pkcs_req(site.ca).encode()) as response:
         assert (response.status, response.headers["Retry-After"]) == (503, "7")
+        assert not response.headers.get("Content-Type", "").startswith("text/")
+        assert await response.read() == b""
 
 
 async def test_a_bug_is_a_bare_500_and_a_line_in_the_log(site: Site, caplog: pytest.LogCaptureFixture) -> None:

@@ -47,6 +47,22 @@ def test_a_plus_stays_a_plus_and_the_first_of_two_counts() -> None:
     assert query == {"operation": b"PKIOperation", "message": b"a+b+c d", "x": b""}
 
 
+def test_no_query_is_a_bug() -> None:
+    raw = b"Operation=%zz&message=\xe4\xff%00%&=&&%=%25&x=\xf0".decode("utf-8", "surrogateescape")
+    assert parse_query(raw) == {
+        "operation": b"%zz",
+        "message": b"\xe4\xff\0%",
+        "": b"",
+        "%": b"%",
+        "x": b"\xf0",
+    }
+
+
+@given(st.text(max_size=100))
+def test_any_query_is_parameters(raw: str) -> None:
+    assert all(isinstance(value, bytes) for value in parse_query(raw).values())
+
+
 @pytest.mark.parametrize(
     "written",
     [
@@ -67,7 +83,9 @@ def test_every_way_to_write_a_message_is_read(written: str) -> None:
     assert decode_message(parse_query(f"message={written}")["message"]) == MESSAGE
 
 
-@pytest.mark.parametrize("written", ["!", "a", "%", "ä", "AAAA*AAA", "====A"])
+@pytest.mark.parametrize(
+    "written", ["!", "a", "%", "ä", "AAAA*AAA", "====A", "%00", "AA%00A", "%25%32%35", "%FF%FE", "AAA\udce4"]
+)
 def test_what_is_no_base64_is_a_value_error(written: str) -> None:
     with pytest.raises(ValueError, match="not base64"):
         decode_message(parse_query(f"message={written}")["message"])
