@@ -28,6 +28,10 @@ _UNGUESSABLE: Mapping[Way, re.Pattern[str]] = MappingProxyType(
     {Way.ONE_TIME: re.compile("[0-9A-Fa-f]{32}"), Way.STATIC: re.compile("cws_[A-Za-z0-9_-]{43}")}
 )
 
+# Nobody guesses what is this long, whatever it is for (signed tokens, Intune's): it does not wait until whoever else is asked has
+# answered for others of its address, for all devices of a company may have one.
+LONG = 64  # characters
+
 REFUSED = "the challenge password is missing, wrong, used or expired; get another from whoever runs this SCEP endpoint"
 
 
@@ -72,7 +76,9 @@ class Informed(Protocol):
     """Somebody outside who wants to know what became of what they let in."""
 
     async def issued(self, asked: Asked, certificate: IssuedCertificate) -> None:
-        """Before the client is answered, and again whenever it is answered again. Raises Unavailable."""
+        """Before the client is answered, and again whenever it is answered again. Raises Unavailable; Rejection where it cannot be told
+        of this answer, and the client has to do something else.
+        """
 
     async def refused(self, asked: Asked, rejection: Rejection) -> None:
         """Best effort: the client is refused in any case."""
@@ -107,6 +113,9 @@ class Authorizer:
             raise self._refused(asked)
         ways = asked.endpoint.challenges
         by_form = [way for way in ways if way in _UNGUESSABLE and _UNGUESSABLE[way].fullmatch(asked.challenge)]
+        if len(asked.challenge) >= LONG:
+            await self._lockouts.check(attempt)  # nobody floods somebody else's server through us
+            by_form = list(ways)
         if (found := await self._ask(asked, by_form)) is not None:
             return found
         async with self._lockouts.turn(attempt):

@@ -16,14 +16,12 @@ from issuance.request import DelegatedChallenge, IssuedCertificate
 from pki.clock import Clock
 from pki.reasons import Reason, Rejection, Unavailable
 from policy.principal import Principal, PrincipalKind
-from scep.authorization import REFUSED, Asked, Authorization, Observer
+from scep.authorization import LONG, REFUSED, Asked, Authorization, Observer
 from scep.endpoint import Way
 from scep.intune_api import FOREIGN, SUCCESS, Application, Asker, IntuneApi
 from scep.services import NOT_CHECKED, HttpClient, ServiceFailure, Turns
 
 _LOG = logging.getLogger(__name__)
-
-SHORTEST = 64  # characters: theirs are enveloped and signed, many hundreds long; somebody else's password is not sent to them
 
 AGAIN = "Microsoft Intune has to be told of this certificate together with its request: send the same PKCSReq once more"
 
@@ -58,7 +56,7 @@ class IntuneWay:
         """None where it is no challenge of Intune's. Raises Rejection(UNAUTHENTICATED) where it is one, and not good for this request,
         and where there is no clear answer: neither is a failed attempt, for nobody guesses one.
         """
-        if len(asked.challenge) < SHORTEST:
+        if len(asked.challenge) < LONG:  # theirs are enveloped and signed, many hundreds long; no other password is sent to them
             return None
         name = asked.endpoint.name
         tenant = self._tenants[name]
