@@ -319,6 +319,29 @@ def test_no_single_octet_of_the_right_certificate_can_be_another(at: int, change
         judge(bytes(right), NAME, PROOF)
 
 
+def test_a_signature_that_is_no_whole_number_of_octets_is_refused() -> None:
+    """Where its last octet is even, one bit of it could be said to be unused, and the rest would still verify."""
+    right = RIGHT.certificate()
+    while right[-1] % 2:
+        right = RIGHT.certificate()
+    [*_, signature] = der.children(der.whole(right, der.SEQUENCE).content)
+    judge(right, NAME, PROOF)
+    at = len(right) - len(signature.content)
+    with pytest.raises(Failure, match="cannot be read"):
+        judge(right[:at] + b"\x01" + right[at + 1 :], NAME, PROOF)
+
+
+@pytest.mark.parametrize("tag", [0x01, 0x03, 0x05, 0x1E], ids=["a BOOLEAN", "a BIT STRING", "a NULL", "half a BMPString"])
+def test_a_name_that_is_none_is_judged_like_every_other_name(tag: int) -> None:
+    """What RFC 8737 does not ask for need not be readable: the library's own names raise what nobody expects."""
+    text = b"\x0c\x0eACME challenge"
+    tbs, algorithm, _ = der.children(der.whole(RIGHT.certificate(), der.SEQUENCE).content)
+    assert tbs.raw.count(text) == 2
+    odd = tbs.raw.replace(text, bytes((tag,)) + text[1:])
+    signature = RIGHT.key.sign(odd, ec.ECDSA(hashes.SHA256()))
+    judge(der.encode(der.SEQUENCE, odd + algorithm.raw + der.encode(der.BIT_STRING, b"\0" + signature)), NAME, PROOF)
+
+
 # --- where it connects to
 
 
