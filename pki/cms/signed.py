@@ -7,7 +7,7 @@ Strictness against signature wrapping: never more than one SignerInfo, every sig
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -282,9 +282,7 @@ def _verify(info: SignerInfo, content_type: bytes, content: bytes, key: SignerKe
     digest = info.digest
     check = verifier(key, info.signature_algorithm, digest)
     _check_digest(info, content_type, content)
-    sent = info.signed_attributes[1:]  # under the tag of SET OF (§5.4), as sent, or else in DER order
-    in_order = set_of(element.raw for element in elements(only(info.signed_attributes, CONTEXT_0, "signedAttrs").content))
-    for candidate in dict.fromkeys((bytes((SET,)) + sent, in_order)):
+    for candidate in _signed_octets(info):
         try:
             check(info.signature, candidate)
         except InvalidSignature:
@@ -293,6 +291,15 @@ def _verify(info: SignerInfo, content_type: bytes, content: bytes, key: SignerKe
             raise CmsError(CmsProblem.SIGNATURE, "the message's signature cannot be verified with its signer's key") from error
         return
     raise CmsError(CmsProblem.SIGNATURE, "the message's signature is not by the key of its signer's certificate")
+
+
+def _signed_octets(info: SignerInfo) -> Iterator[bytes]:
+    """The attributes under the tag of SET OF (RFC 5652 §5.4), as sent; then in DER order, where that is another."""
+    sent = bytes((SET,)) + info.signed_attributes[1:]
+    yield sent
+    in_order = set_of(element.raw for element in elements(only(info.signed_attributes, CONTEXT_0, "signedAttrs").content))
+    if in_order != sent:
+        yield in_order
 
 
 def _check_digest(info: SignerInfo, content_type: bytes, content: bytes) -> None:
