@@ -42,7 +42,7 @@ from pki.clock import Micros, to_micros
 from pki.cms.transport import KeyTransport
 from pki.reasons import Reason, Rejection
 from scep.endpoint import Authority, ScepEndpoint
-from signer.api import Hash, SignerRefused
+from signer.api import Hash, SignerRefused, TransportUnavailable
 from tests.helpers.profiles import device
 
 SECRET = "correct horse"
@@ -179,6 +179,7 @@ class SoftwareSigner:
     key: rsa.RSAPrivateKey = field(repr=False)
     failure: Exception | None = None  # raised instead of an answer
     decryptions: int = 0
+    lacks: KeyTransport | None = None  # as a token may
 
     async def public_key(self, key: str) -> bytes:
         return self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -206,6 +207,8 @@ class SoftwareSigner:
         assert key == "ra"
         if self.failure is not None:
             raise self.failure
+        if transport is self.lacks:
+            raise TransportUnavailable("use another")
         self.decryptions += 1
         try:
             opened = self.key.decrypt(ciphertext, transport.padding)
@@ -397,6 +400,8 @@ def enveloped(
     encrypted_key: bytes | None = None,
     ciphertext: bytes | None = None,
     transport: str = "1.2.840.113549.1.1.1",
+    transport_parameters: bytes = NULL,
+    scheme: padding.AsymmetricPadding = padding.PKCS1v15(),  # noqa: B008  # it has no state
     before: Sequence[bytes] = (),
     after: Sequence[bytes] = (),
     rid: bytes | None = None,
@@ -406,11 +411,11 @@ def enveloped(
     key, iv = os.urandom(key_length), os.urandom(block)
     public_key = recipient.public_key()
     assert isinstance(public_key, rsa.RSAPublicKey)
-    wrapped = public_key.encrypt(key if cek is None else cek, padding.PKCS1v15()) if encrypted_key is None else encrypted_key
+    wrapped = public_key.encrypt(key if cek is None else cek, scheme) if encrypted_key is None else encrypted_key
     info = seq(
         integer(0),
         issuer_and_serial(recipient) if rid is None else rid,
-        seq(oid(transport), NULL),
+        seq(oid(transport), transport_parameters),
         octets(wrapped),
     )
     body = encrypt_content(plain, cipher, key, iv) if ciphertext is None else ciphertext

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 from asn1crypto import cms as asn1_cms
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from issuance.request import Channel, Pending, Rejected, ScepChallenge
 from pki.cms.errors import CmsError
+from pki.cms.transport import KeyTransport
 from pki.reasons import Reason, Rejection, Unavailable
 from policy.principal import PrincipalKind
 from scep import message
@@ -27,6 +28,7 @@ from scep.authorization import REFUSED
 from scep.failinfo import REASONS
 from tests.helpers import scep as other
 from tests.helpers.scep import (
+    HASHES,
     SECRET,
     Answer,
     Message,
@@ -42,6 +44,7 @@ from tests.helpers.scep import (
     read_answer,
     rsa_key,
     self_signed,
+    seq,
 )
 from tests.helpers.scep_world import ADDRESS, ScepWorld, scep_world
 
@@ -374,9 +377,28 @@ async def test_an_ec_signer_is_bad_alg_for_nothing_can_be_encrypted_to_it(site: 
     assert "RSA" in answer.text
 
 
-async def test_oaep_is_bad_alg(site: ScepWorld) -> None:
-    content = enveloped(csr(rsa_key("device")), site.ca.ra, transport="1.2.840.113549.1.1.7")
-    refused(await site.ask(Message(content=content)), BAD_ALG)
+async def test_oaep_with_odd_parameters_is_bad_alg(site: ScepWorld) -> None:
+    content = enveloped(csr(rsa_key("device")), site.ca.ra, transport="1.2.840.113549.1.1.7")  # with NULL
+    answer = await site.ask(Message(content=content))
+    refused(answer, BAD_ALG)
+    assert answer.text is not None
+    assert "RSAES-OAEP" in answer.text
+
+
+async def test_a_request_whose_key_is_encrypted_with_oaep_gets_its_certificate(site: ScepWorld) -> None:
+    """Windows and those who speak as NDES does; without parameters everything is SHA-1 (RFC 4055 §4.1)."""
+    oaep = padding.OAEP(padding.MGF1(HASHES["sha1"]), HASHES["sha1"], None)
+    content = enveloped(
+        csr(rsa_key("device")), site.ca.ra, transport="1.2.840.113549.1.1.7", transport_parameters=seq(), scheme=oaep
+    )
+    assert (await site.ask(Message(content=content))).status == "0"
+
+
+async def test_a_key_transport_that_a_token_does_not_do_is_bad_alg_and_says_what_is_done(site: ScepWorld) -> None:
+    site.signer.lacks = KeyTransport.PKCS1
+    answer = await site.ask(pkcs_req(site.ca))
+    refused(answer, BAD_ALG)
+    assert answer.text == "use another"
 
 
 # ---------------------------------------------------------------- refusals from below

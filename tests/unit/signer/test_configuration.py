@@ -39,6 +39,18 @@ def test_a_configuration_comes_back_as_it_was_written() -> None:
     assert parse(dump(CONFIG)) == CONFIG
     inherited = replace(CONFIG, listen=5, parent=None, allowed_uids=frozenset())
     assert parse(dump(inherited)) == inherited
+    issuing, *others = CONFIG.keys
+    assert issuing.envelope is not None
+    speaking = replace(issuing, envelope=replace(issuing.envelope, messages=True, announcements=True))
+    told = replace(CONFIG, keys=(speaking, *others))
+    assert parse(dump(told)) == told
+
+
+def test_an_issuer_key_speaks_only_where_it_is_said() -> None:
+    root = orjson.loads(dump(CONFIG))
+    for switch in ("messages", "announcements"):
+        del root["keys"][0]["envelope"][switch]  # as a file of an earlier version has it
+    assert parse(orjson.dumps(root)) == CONFIG
 
 
 def changed(*path: Any, value: Any) -> bytes:
@@ -73,6 +85,8 @@ WRONG = [
     (changed("keys", 0, "envelope", "max_validity", value="47d"), "max_validity"),
     (changed("keys", 0, "envelope", "issuer_certificate", value="-----BEGIN"), "base64"),
     (changed("keys", 0, "envelope", "extended_key_usages", value="serverAuth"), "must be a list"),
+    (changed("keys", 0, "envelope", "messages", value=1), r"messages: must be true or false"),
+    (changed("keys", 0, "envelope", "announcements", value="no"), r"announcements: must be true or false"),
     (changed("allowed_uids", value=["root"]), "allowed_uids"),
     (changed("parent", value=0), "parent"),
 ]
