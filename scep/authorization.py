@@ -44,7 +44,7 @@ class Asked:
     csr: Csr
     source_address: str
     own_key: bool = True  # the key that is to be certified signs the message
-    signed_with: str = ""  # the certificate of ours that it is signed with, "issuer/serial"; "" for one of the device's own making
+    signed_with: str = ""  # the certificate of ours that signs it, "issuer/serial"; "" where it is the device's own
 
     @property
     def challenge(self) -> str:

@@ -56,8 +56,8 @@ class IntuneWay:
         """None where it is no challenge of Intune's. Raises Rejection(UNAUTHENTICATED) where it is one, and not good for this request,
         and where there is no clear answer: neither is a failed attempt, for nobody guesses one.
         """
-        if len(asked.challenge) < LONG:  # theirs are enveloped and signed, many hundreds long; no other password is sent to them
-            return None
+        if len(asked.challenge) < LONG:
+            return None  # theirs are enveloped and signed, many hundreds long; no other password is sent to them
         name = asked.endpoint.name
         tenant = self._tenants[name]
         try:
