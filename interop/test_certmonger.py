@@ -1,63 +1,129 @@
 """certmonger (Debian certmonger, dbus): SCEP by GET alone, with a RA, on a bus of its own."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from interop.support import Site, hold, needs, openssl, run, shell, verify
+from interop.scep import ScepSite, public_key, serial
+from interop.support import needs, openssl, run, running, verify, within_a_minute
 
-pytestmark = needs("certmonger", "getcert", "scep-submit", "dbus-run-session", package="certmonger, dbus")
+pytestmark = needs("certmonger", "getcert", "scep-submit", "dbus-daemon", package="certmonger, dbus")
 
-# The bus starts certmonger for this one user when it is first called; no systemd is needed. A request before it has the CA's
-# certificates would only wait for the next round, so the loop sees them first.
-SESSION = """
-exec dbus-run-session -- bash -eu -c '
-getcert add-scep-ca -s -c certwright -u "$SCEP_URL"
-tries=0
-until getcert list-cas -s -c certwright -v | grep -q "CA certificate thumbprint"; do
-    tries=$((tries + 1)); [ $tries -lt 100 ]; sleep 0.1
-done
-eval "$STEPS"
-'
-"""
+NAME = "monitored.example.com"
 
 
-def session(site: Site, home: Path, steps: str, **env: str) -> str:
-    """Runs `getcert` commands inside a bus with a certmonger of our own; returns what they printed."""
-    return shell(
-        SESSION,
-        home=home,
-        env={"SCEP_URL": site["SCEP_URL"], "CHALLENGE": site["SCEP_CHALLENGE"], "STEPS": steps, **env},
-    ).decode()
+@dataclass(frozen=True, slots=True)
+class Certmonger:
+    """One of this test's own, which the bus starts when it is first called; no systemd is needed."""
+
+    scep: ScepSite
+    home: Path
+    endpoint: str
+
+    @property
+    def leaf(self) -> Path:
+        return self.home / "cert.pem"
+
+    def __call__(self, command: str, *arguments: str | Path) -> str:
+        env = {"DBUS_SESSION_BUS_ADDRESS": f"unix:path={self.home}/bus"}
+        done = run(["getcert", command, "-s", *arguments], home=self.home, env=env)
+        return done.stdout.decode()
+
+    def add_ca(self) -> None:
+        """A request before it has the CA's certificates would only wait for the next round, so this sees them first."""
+        self("add-scep-ca", "-c", "certwright", "-u", self.scep.url(self.endpoint))
+        within_a_minute(
+            "the CA's certificates are there", lambda: "CA certificate thumbprint" in self("list-cas", "-c", "certwright", "-v")
+        )
+
+    def request(self, challenge: str | None = None, *, name: str = NAME) -> None:
+        secret = self.home / "challenge"
+        secret.touch(mode=0o600)
+        secret.write_text(self.scep.challenge(self.endpoint) if challenge is None else challenge)
+        files: list[str | Path] = ["-k", self.home / "key.pem", "-f", self.leaf, "-l", secret]
+        self("request", "-c", "certwright", "-I", "r1", *files, "-N", f"CN={name}", "-D", name, "-g", "2048")
+
+    def wait_for(self, status: str) -> None:
+        """Whatever it says, it says it at last; the log of the bus, where certmonger writes, is printed when it does not."""
+        within_a_minute(f"certmonger says {status}", lambda: f"status: {status}\n" in self("list", "-i", "r1"))
+
+    def wait_for_another(self, before: str) -> str:
+        """The serial number of the certificate that takes the place of the one before."""
+        within_a_minute("certmonger has another certificate", lambda: serial(self.leaf, home=self.home) != before)
+        self.wait_for("MONITORING")
+        return serial(self.leaf, home=self.home)
+
+    def verify(self, name: str = NAME) -> None:
+        verify(self.scep.hold(self.leaf, home=self.home), purpose="sslclient", names=[name])
 
 
-REQUEST = (
-    'getcert request -s -c certwright -I r1 -k "$PWD/key.pem" -f "$PWD/cert.pem" -L "$CHALLENGE" '
-    '-N "CN=$NAME" -D "$NAME" -g 2048 -w -v'
-)
+@contextmanager
+def certmonger(scep: ScepSite, home: Path, endpoint: str = "default") -> Iterator[Certmonger]:
+    client = Certmonger(scep, home, endpoint)
+    with running(["dbus-daemon", "--session", "--nofork", f"--address=unix:path={home}/bus"], home=home):
+        within_a_minute("the bus is there", (home / "bus").exists)
+        client.add_ca()
+        yield client
 
 
-def test_getcacaps_and_getcacert_are_what_certmonger_reads(site: Site, home: Path) -> None:
-    capabilities = run(["scep-submit", "-u", site["SCEP_URL"], "-c"], home=home).stdout.decode().split()
-    assert {"AES", "POSTPKIOperation", "SHA-256"} <= set(capabilities) or "SCEPStandard" in capabilities
-    certificates = run(["scep-submit", "-u", site["SCEP_URL"], "-C"], home=home).stdout.decode()
-    assert "BEGIN CERTIFICATE" in certificates
+def test_getcacaps_and_getcacert_are_what_certmonger_reads(scep: ScepSite, home: Path) -> None:
+    capabilities = run(["scep-submit", "-u", scep.url(), "-c"], home=home).stdout.decode().split()
+    assert {"AES", "POSTPKIOperation", "SHA-256", "Renewal"} <= set(capabilities)
+    certificates = run(["scep-submit", "-u", scep.url(), "-C"], home=home).stdout.decode()
+    assert certificates.count("BEGIN CERTIFICATE") == 3  # the registration authority first: it is what it encrypts to
+    first = home / "first.pem"
+    first.write_text(certificates[certificates.index("-----BEGIN") :])
+    shown = openssl("x509", "-in", first, "-noout", "-fingerprint", "-sha256", home=home)
+    ours = openssl("x509", "-in", scep.root.parent / "scep-ra.pem", "-noout", "-fingerprint", "-sha256", home=home)
+    assert shown == ours
 
 
-def test_certmonger_requests_with_a_challenge_password_and_monitors_the_certificate(site: Site, home: Path) -> None:
-    name = site.name("certmonger")
-    said = session(site, home, f"{REQUEST}; getcert list -s -i r1", NAME=name)
-    assert "status: MONITORING" in said, said
-    verify(hold(site, home / "cert.pem", home=home), purpose="sslclient", names=[name])
+def test_what_a_one_time_challenge_has_opened_renews_itself_and_takes_another_key(scep: ScepSite, home: Path) -> None:
+    """By PKCSReq, signed with the old certificate; the challenge goes with it, and is of no use any more."""
+    challenge = scep.one_time_challenge("default", "--subject", f"CN={NAME}", "--san", NAME)
+    with certmonger(scep, home) as client:
+        client.request(challenge)
+        client.wait_for("MONITORING")
+        client.verify()
+        first, key = serial(client.leaf, home=home), public_key(client.leaf, home=home)
+        client("resubmit", "-i", "r1")
+        second = client.wait_for_another(first)
+        client.verify()
+        assert public_key(client.leaf, home=home) == key
+        client("rekey", "-i", "r1")
+        client.wait_for_another(second)
+        client.verify()
+    made = openssl("pkey", "-in", home / "key.pem", "-pubout", home=home)
+    assert public_key(client.leaf, home=home) == made != key
 
 
-def test_a_wrong_challenge_is_reported_as_rejected(site: Site, home: Path) -> None:
-    steps = f"{REQUEST} || true; getcert list -s -i r1"
-    said = session(site, home, steps, NAME=site.name("certmonger"), CHALLENGE="wrong")
-    assert "status: CA_REJECTED" in said, said
-    assert not (home / "cert.pem").exists()
+def test_a_request_waits_until_somebody_has_approved_it(scep: ScepSite, home: Path) -> None:
+    name = "monitored-later.example.com"
+    with certmonger(scep, home, "approved") as client:
+        client.request(name=name)
+        client.wait_for("CA_WORKING")
+        scep.approve(name)
+        client("refresh", "-i", "r1")
+        client.wait_for("MONITORING")
+        client.verify(name)
 
 
-def test_the_key_that_certmonger_made_is_the_one_in_the_certificate(site: Site, home: Path) -> None:
-    session(site, home, REQUEST, NAME=site.name("certmonger-key"))
-    of_key = openssl("pkey", "-in", home / "key.pem", "-pubout", home=home)
-    of_certificate = openssl("x509", "-in", home / "cert.pem", "-noout", "-pubkey", home=home)
-    assert of_key == of_certificate
+def test_a_denied_request_is_reported_as_rejected(scep: ScepSite, home: Path) -> None:
+    name = "monitored-never.example.com"
+    with certmonger(scep, home, "approved") as client:
+        client.request(name=name)
+        client.wait_for("CA_WORKING")
+        scep.deny(name, "unknown device")
+        client("refresh", "-i", "r1")
+        client.wait_for("CA_REJECTED")
+        assert not client.leaf.exists()
+
+
+def test_a_wrong_challenge_is_reported_as_rejected(scep: ScepSite, home: Path) -> None:
+    with certmonger(scep, home) as client:
+        client.request("wrong")
+        client.wait_for("CA_REJECTED")
+        assert not client.leaf.exists()
