@@ -61,14 +61,25 @@ class Enrolments:
 
     async def enrol(self, asked: Asked) -> Outcome:
         """By a challenge; the request has the key that signed the message. Raises Rejection, Unavailable."""
-        endpoint = asked.endpoint
-        if OPEN_ONCE.intersection(endpoint.challenges):
-            earlier = await self._earlier(asked)
-            if earlier is not None and earlier.way in endpoint.challenges:
-                (evidence,) = earlier.request.evidence
-                allowed = Authorization(earlier.way, earlier.request.principal, evidence, earlier.request.profile)
-                return await self._submit(asked, allowed, again=True)
-        return await self._submit(asked, await self._authorizer.authorize(asked))
+        if (earlier := await self._let_in_before(asked)) is not None:
+            return await self._submit(asked, earlier, again=True)
+        try:
+            allowed = await self._authorizer.authorize(asked)
+        except Rejection:  # perhaps because the same request has used its challenge meanwhile
+            if (earlier := await self._let_in_before(asked)) is None:
+                raise
+            return await self._submit(asked, earlier, again=True)
+        return await self._submit(asked, allowed)
+
+    async def _let_in_before(self, asked: Asked) -> Authorization | None:
+        """By something that opens only once, which nobody is asked about again."""
+        if not OPEN_ONCE.intersection(asked.endpoint.challenges):
+            return None
+        earlier = await self._earlier(asked)
+        if earlier is None or earlier.way not in asked.endpoint.challenges:
+            return None
+        (evidence,) = earlier.request.evidence
+        return Authorization(earlier.way, earlier.request.principal, evidence, earlier.request.profile)
 
     async def poll(self, place: Place, endpoint: ScepEndpoint, *, source_address: str) -> Outcome:
         """What became of a transaction (RFC 8894 §3.3.2). Raises Refusal, Rejection, Unavailable."""
