@@ -56,6 +56,7 @@ from pki.sealing import Sealer
 from policy.lints import LintGate, pkilint_linter
 from rest.http import RestServer
 from rest.http import routes as rest_routes
+from scep.challenge_page import routes as challenge_page_routes
 from scep.http import routes as scep_routes
 from signer.api import Signer
 from signer.client import SignerClient
@@ -179,10 +180,12 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
     )
     metrics_page = MetricsPage(config=config, database=database, metrics=metrics, issuers=issuers)
 
+    scep_table = [*challenge_page_routes(scep.challenge_pages), *scep_routes(scep.server)]
     tables = {
-        Listener.HTTPS: [*acme_routes(acme), *rest_routes(rest), *scep_routes(scep.server), *status.routes(pages)],
+        Listener.HTTPS: [*acme_routes(acme), *rest_routes(rest), *scep_table, *status.routes(pages)],
         Listener.MTLS: [*est_routes(est), *rest_routes(rest), *status.health_routes(pages)],
-        Listener.HTTP: [*scep_routes(scep.server), *status.routes(pages), *est_routes(est)],  # EST refuses there: RFC 7030 §3.3
+        # EST (RFC 7030 §3.3) and the challenge page refuse there.
+        Listener.HTTP: [*scep_table, *status.routes(pages), *est_routes(est)],
         Listener.METRICS: [web.get("/metrics", metrics_page.handle), *status.health_routes(pages)],
     }
     proxies = Proxies(

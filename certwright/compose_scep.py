@@ -19,6 +19,7 @@ from issuance.service import Issuance
 from pki.clock import Clock
 from scep.authority import Desk
 from scep.authorization import Authorizer, ChallengeWay, Informed, StaticWay
+from scep.challenge_page import ChallengePage, ChallengePages
 from scep.endpoint import Authority, ScepEndpoint, Way
 from scep.enrolment import Enrolments
 from scep.holders import Holders
@@ -35,6 +36,7 @@ class Scep:
     server: ScepServer
     transactions: Transactions
     challenges: ScepChallenges
+    challenge_pages: ChallengePages
 
 
 def scep_server(
@@ -77,7 +79,22 @@ def scep_server(
         random_bytes=secrets.token_bytes,
     )
     endpoints = {name: scep_endpoint(config, settings) for name, settings in config.scep.items()}
-    return Scep(ScepServer(endpoints=endpoints, desk=desk), transactions, challenges)
+    pages = ChallengePages(challenge_pages(config), users=credentials, challenges=challenges)
+    return Scep(ScepServer(endpoints=endpoints, desk=desk), transactions, challenges, pages)
+
+
+def challenge_pages(config: Config) -> Mapping[str, ChallengePage]:
+    return {
+        name: ChallengePage(
+            endpoint=name,
+            ca_certificate=config.issuers[config.profiles.get(settings.profile).issuer].certificate,
+            roles=settings.challenge_page.roles,
+            expires=settings.challenge_page.expires,
+            failures=settings.challenge_page.failures,
+        )
+        for name, settings in config.scep.items()
+        if settings.challenge_page is not None
+    }
 
 
 def scep_endpoint(config: Config, settings: ScepSettings) -> ScepEndpoint:

@@ -30,10 +30,11 @@ E = TypeVar("E", bound=x509.ExtensionType)
 
 @dataclass(frozen=True, slots=True)
 class ChallengePage:
-    """Roles and lifetime of the challenges that it gives away."""
+    """Roles and lifetime of the challenges that it gives away, and how often its users may mistype their passwords."""
 
     roles: frozenset[str]
     expires: timedelta
+    failures: FailureLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +210,11 @@ class ScepReader:
             self._note(("require_approval",), "Intune's devices do not wait; leave it out, or do not use intune here")
 
     def _challenge_page(self) -> ChallengePage | None:
-        given = self._given.challenge_page
-        return None if given is None else ChallengePage(frozenset(given.roles), given.expires)
+        given, limits = self._given.challenge_page, self._given.limits
+        if given is None:
+            return None
+        failures = FailureLimits(per_name=limits.failures_per_user, per_address=limits.failures_per_address)
+        return ChallengePage(frozenset(given.roles), given.expires, failures)
 
     def _webhook(self) -> Webhook | None:
         given = self._given.webhook

@@ -371,6 +371,7 @@ class ScepIntune(Closed):
 class ScepLimits(Closed):
     """null is no limit."""
 
+    failures_per_user: Rate | None = Limit(10, timedelta(minutes=15))  # of the challenge page
     failures_per_address: Rate | None = Limit(100, timedelta(minutes=15))
     enrollments_per_caller: Rate | None = None
     enrollments_per_address: Rate | None = None

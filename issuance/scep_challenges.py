@@ -1,7 +1,7 @@
 """Challenges of SCEP endpoints that open once: made, shown once, stored as a hash, found by it (RFC 8894 §7.3 leaves their making open).
 
 Law of this file: what opens is what the row says in the statement that uses it up; nothing that was read before counts. A challenge
-that an API key made opens no longer than that key does.
+that an API key or a user of the challenge page made opens no longer than they do.
 """
 
 from __future__ import annotations
@@ -37,9 +37,16 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, '', NULL)
 FIND_SQL = """
 SELECT id, endpoint, subject, names, roles, profile FROM scep_challenge
 WHERE secret_sha256 = $1 AND endpoint = $2 AND used_at IS NULL AND disabled_at IS NULL AND expires_at > $3
-    AND (substr(made_by, 1, 8) <> 'api-key:' OR EXISTS (
-        SELECT 1 FROM credential AS maker WHERE maker.id = substr(scep_challenge.made_by, 9) AND maker.kind = 'api-key'
+    AND ((substr(made_by, 1, 8) <> 'api-key:' AND substr(made_by, 1, 10) <> 'scep-user:') OR EXISTS (
+        SELECT 1 FROM credential AS maker
+        WHERE maker.id = CASE substr(scep_challenge.made_by, 1, 8)
+                WHEN 'api-key:' THEN substr(scep_challenge.made_by, 9) ELSE substr(scep_challenge.made_by, 11) END
+            AND maker.kind IN ('api-key', 'scep-user')
             AND maker.disabled_at IS NULL AND (maker.expires_at IS NULL OR maker.expires_at > $3)))
+"""
+UNUSED_SQL = """
+SELECT count(*) AS unused FROM scep_challenge
+WHERE made_by = $1 AND used_at IS NULL AND disabled_at IS NULL AND expires_at > $2
 """
 USE_SQL = """
 UPDATE scep_challenge SET used_at = $2, used_by = $3
@@ -161,6 +168,11 @@ class ScepChallenges:
             self._record(audit.Event.SCEP_CHALLENGE_CREATED, made.id, now, str(made_by), _described(terms)),
         )
         return made
+
+    async def unused(self, made_by: Principal) -> int:
+        """How many of theirs still open. Raises Unavailable."""
+        (row,) = await self._database.fetch(UNUSED_SQL, str(made_by), self._clock.micros())
+        return int(row["unused"])
 
     # ------------------------------------------------------------------ using
 

@@ -15,6 +15,7 @@ class PrincipalKind(enum.Enum):
     TLS_CLIENT = "tls-client"  # a client certificate, by TLS or by a CMS signature
     CMC_CLIENT = "cmc-client"  # a shared secret (RFC 5272 identityProofV2)
     SCEP_CLIENT = "scep-client"  # a challenge password
+    SCEP_USER = "scep-user"  # of a challenge page; gets challenges, never certificates
     API_KEY = "api-key"
     OPERATOR = "operator"  # the command line on the server itself
     SYSTEM = "system"  # the server: sweeper, schedules
