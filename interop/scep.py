@@ -53,24 +53,35 @@ ISSUERS = """\
 routers:
   certificate: ca/routers.pem
   chain: [ca/root.pem]
+  next: [ca/next-routers.pem]
   key: {software: {file: ca/routers.key, passphrase_file: ca/passphrase}}
 """
 
 
 def certify_router_ca(ca: Path) -> None:
-    """A CA that clients encrypt to: its key usage says so, for Apple's and Microsoft's look there."""
+    """Writes a CA that clients encrypt to, and the one that will follow it."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    sealed = BestAvailableEncryption((ca / "passphrase").read_bytes())
+    (ca / "routers.pem").write_bytes(_router_ca(ca, "Interop Router CA", key).public_bytes(Encoding.PEM))
+    (ca / "routers.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealed))
+    (ca / "routers.key").chmod(0o600)
+    later = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    (ca / "next-routers.pem").write_bytes(_router_ca(ca, "Next Interop Router CA", later).public_bytes(Encoding.PEM))
+
+
+def _router_ca(ca: Path, name: str, key: rsa.RSAPrivateKey) -> x509.Certificate:
+    """Its key usage says that it may be encrypted to, for Apple's and Microsoft's clients look there."""
     root = x509.load_pem_x509_certificate((ca / "root.pem").read_bytes())
     root_key = load_pem_private_key((ca / "root.key").read_bytes(), (ca / "root.passphrase").read_bytes())
     assert isinstance(root_key, rsa.RSAPrivateKey)
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     unused = dict.fromkeys(
         ("content_commitment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"), False
     )
     usage = x509.KeyUsage(digital_signature=True, key_encipherment=True, key_cert_sign=True, crl_sign=True, **unused)
     identifier = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    certificate = (
+    return (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Interop Router CA")]))
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
         .issuer_name(root.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
@@ -82,10 +93,6 @@ def certify_router_ca(ca: Path) -> None:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
         .sign(root_key, hashes.SHA256())
     )
-    sealed = BestAvailableEncryption((ca / "passphrase").read_bytes())
-    (ca / "routers.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (ca / "routers.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealed))
-    (ca / "routers.key").chmod(0o600)
 
 
 @dataclass(frozen=True, slots=True)
