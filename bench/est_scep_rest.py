@@ -1,5 +1,5 @@
-"""The other front ends, one window each: REST, EST (by password and by certificate, kept-alive and new connections), SCEP, and ACME's
-newNonce and newOrder.
+"""The other front ends, one window each: REST, EST (by password and by certificate, kept-alive and new connections), SCEP (PKCSReq,
+RenewalReq, CertPoll), and ACME's newNonce and newOrder.
 
 Takes addresses and credentials from the `bootstrap.env` that `certwright init` wrote, so none is on a command line.
 """
@@ -36,6 +36,8 @@ from bench.processes import Meter
 from tests.helpers import scep
 
 Item = Callable[[Client, int], Awaitable[None]]
+WAITING = "waiting"  # a SCEP endpoint with require_approval
+PKCS_REQ, RENEWAL_REQ, CERT_POLL = "19", "17", "20"  # RFC 8894 §3.2.1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,27 +162,81 @@ class Bench:
             context.load_cert_chain(file.name)
         return context
 
+    @property
+    def _scep_url(self) -> str:
+        return self._environment["CERTWRIGHT_SCEP_URL"]
+
+    @property
+    def _scep_challenge(self) -> str:
+        return self._environment["CERTWRIGHT_SCEP_CHALLENGE"]
+
+    async def _pki_operation(self, client: Client, message: bytes, status: str, *, endpoint: str = "default") -> scep.Answer:
+        url = f"{self._scep_url}/{endpoint}?operation=PKIOperation"
+        reply = await client.request("POST", url, message, content_type="application/x-pki-message")
+        _expect(reply.status, 200, reply.body)
+        answer = scep.parse_answer(reply.body)
+        if answer.status != status:
+            raise BenchError(f"pkiStatus {answer.status}, failInfo {answer.fail_info}", answer.text or "")
+        return answer
+
     async def scep(self) -> dict[str, object]:
-        """PKCSReq, RSA-2048. Each client has one key, for making one costs more than all the rest; names differ."""
-        url = self._environment["CERTWRIGHT_SCEP_URL"]
-        authority = await _registration_authority(url, self._tls)
-        keys = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(4)]
-        secret = self._environment["CERTWRIGHT_SCEP_CHALLENGE"]
+        """PKCSReq, RSA-2048, each in a transaction of its own. Keys are shared, for making one costs more than all the rest."""
+        authority = await _registration_authority(self._scep_url, self._tls)
+        keys, names = _rsa_keys(), self._names("scep")
         messages = [
-            _pkcs_req(name, key, authority, secret)
-            for name, key in zip(self._names("scep"), itertools.cycle(keys), strict=False)
+            _pki_message(name, key, _request(name, key, authority, self._scep_challenge)).encode()
+            for name, key in zip(names, itertools.cycle(keys), strict=False)
         ]
 
         async def enrol(client: Client, item: int) -> None:
-            reply = await client.request(
-                "POST", f"{url}?operation=PKIOperation", messages[item], content_type="application/x-pki-message"
-            )
-            _expect(reply.status, 200, reply.body)
-            answer = scep.parse_answer(reply.body)
-            if answer.status != "0":
-                raise BenchError(f"pkiStatus {answer.status}, failInfo {answer.fail_info}", answer.text or "")
+            await self._pki_operation(client, messages[item], "0")
 
-        return await self.window(url, enrol)
+        return await self.window(self._scep_url, enrol)
+
+    async def scep_renewals(self) -> dict[str, object]:
+        """RenewalReq: each client holds a certificate, signs with it, and asks for the next one, with another key."""
+        authority = await _registration_authority(self._scep_url, self._tls)
+        keys, names = _rsa_keys(), self._names("renewal")
+        held = [
+            await self._enrolled(name, key, authority)
+            for name, key in zip(names[: self._options.clients], itertools.cycle(keys), strict=False)
+        ]
+        messages = []
+        for item, transaction in enumerate(names):
+            at = item % len(held)
+            content = _request(names[at], keys[(at + 1) % len(keys)], authority, None)
+            messages.append(
+                _pki_message(transaction, keys[at % len(keys)], content, signer=held[at], kind=RENEWAL_REQ).encode()
+            )
+
+        async def renew(client: Client, item: int) -> None:
+            await self._pki_operation(client, messages[item], "0")
+
+        return await self.window(self._scep_url, renew)
+
+    async def _enrolled(self, name: str, key: rsa.RSAPrivateKey, authority: x509.Certificate) -> x509.Certificate:
+        message = _pki_message(name, key, _request(name, key, authority, self._scep_challenge))
+        answer = await self._pki_operation(Client(self._scep_url, self._tls, keep_alive=False), message.encode(), "0")
+        with tempfile.TemporaryDirectory() as folder:
+            [certificate] = scep.opened_certificates(answer, message, Path(folder))
+        return certificate
+
+    async def scep_polls(self) -> dict[str, object]:
+        """CertPoll for a request that waits for a person, at the endpoint `waiting`, whose challenge is that of `default`."""
+        authority = await _registration_authority(self._scep_url, self._tls)
+        keys, polls = _rsa_keys(), []
+        for name, key in zip(self._names("poll")[: self._options.clients], itertools.cycle(keys), strict=False):
+            client = Client(self._scep_url, self._tls, keep_alive=False)
+            asked = _pki_message(name, key, _request(name, key, authority, self._scep_challenge))
+            await self._pki_operation(client, asked.encode(), "3", endpoint=WAITING)
+            subject = scep.seq(authority.issuer.public_bytes(), scep.name(name).public_bytes())
+            content = scep.enveloped(subject, authority)
+            polls.append(_pki_message(name, key, content, signer=asked.certificate(), kind=CERT_POLL).encode())
+
+        async def poll(client: Client, item: int) -> None:
+            await self._pki_operation(client, polls[item % len(polls)], "3", endpoint=WAITING)
+
+        return await self.window(self._scep_url, poll)
 
     async def new_nonce(self) -> dict[str, object]:
         url = (await self._directory())["newNonce"]
@@ -229,10 +285,19 @@ async def _registration_authority(url: str, tls: ssl.SSLContext) -> x509.Certifi
     raise BenchError("no certificate to encrypt to")
 
 
-def _pkcs_req(name: str, key: rsa.RSAPrivateKey, authority: x509.Certificate, secret: str) -> bytes:
-    request = scep.csr(key, common_name=name, challenge=secret, sans=[name])
-    content = scep.enveloped(request, authority)
-    return scep.Message(key=key, content=content, transaction_id=f"T{name}").encode()
+def _rsa_keys() -> list[rsa.RSAPrivateKey]:
+    return [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(4)]
+
+
+def _request(name: str, key: rsa.RSAPrivateKey, authority: x509.Certificate, secret: str | None) -> bytes:
+    """A certification request, encrypted."""
+    return scep.enveloped(scep.csr(key, common_name=name, challenge=secret, sans=[name]), authority)
+
+
+def _pki_message(
+    transaction: str, key: rsa.RSAPrivateKey, content: bytes, *, signer: x509.Certificate | None = None, kind: str = PKCS_REQ
+) -> scep.Message:
+    return scep.Message(key=key, content=content, transaction_id=f"T{transaction}", signer=signer, message_type=kind)
 
 
 async def measure(options: Options, wanted: Sequence[str]) -> dict[str, dict[str, object]]:
@@ -245,6 +310,8 @@ async def measure(options: Options, wanted: Sequence[str]) -> dict[str, dict[str
         "est-renewals": lambda: bench.est_renewals(keep_alive=True),
         "est-renewals-new-connections": lambda: bench.est_renewals(keep_alive=False),
         "scep": bench.scep,
+        "scep-renewals": bench.scep_renewals,
+        "scep-polls": bench.scep_polls,
         "newNonce": bench.new_nonce,
         "newOrder": bench.new_order,
     }
@@ -258,6 +325,8 @@ WINDOWS = (
     "est-renewals",
     "est-renewals-new-connections",
     "scep",
+    "scep-renewals",
+    "scep-polls",
     "newNonce",
     "newOrder",
 )

@@ -24,10 +24,12 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bench.acme_load import printed
-from bench.est_scep_rest import WINDOWS, read_environment
+from bench.est_scep_rest import WAITING, WINDOWS, read_environment
 from bench.figures import WHOLE, table
 from bench.processes import Meter
+from signer.software import load_key
 from tests.helpers.postgres import NO_POSTGRESQL, binaries, running_server
+from tests.helpers.softhsm import SoftHsm
 
 DOMAIN = "bench.example"
 READY_WITHIN = 30.0  # seconds
@@ -52,6 +54,33 @@ class Ports:
     metrics: int
     http01: int
     dns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Which issuer devices get their certificates from: `devices` (RSA-2048) or `issuing` (EC P-256); and where its key is, and the
+    registration authority's, unless in files.
+    """
+
+    device_issuer: str
+    token: SoftHsm | None
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {} if self.token is None else self.token.environment
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to measure on each engine."""
+
+    workers: int
+    count: int  # items in each window
+    clients: int
+    acme: bool
+    windows: Sequence[str]
+    device_issuer: str
+    hsm: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +111,7 @@ def databases(engine: str, workers: int) -> Iterator[Database]:
         yield Database(engine, server.empty_database(), server._process.pid, workers)
 
 
-def initialise(directory: Path, ports: Ports, database: Database) -> None:
+def initialise(directory: Path, ports: Ports, database: Database, keys: Keys) -> None:
     command = [_certwright(), "init", "--dir", str(directory), "--base-url", f"https://localhost:{ports.https}"]
     for option in ("https", "mtls", "http", "metrics", "http01"):
         command += [f"--{option}-port", str(getattr(ports, option))]
@@ -95,8 +124,32 @@ def initialise(directory: Path, ports: Ports, database: Database) -> None:
     config["validation"]["allow_networks"] = ["127.0.0.0/8", "::1/128"]
     # One client makes what a thousand would: the limits are kept, and high.
     config["endpoints"]["acme"]["default"]["limits"] = {"orders_per_account": "1000000/3h", "accounts_per_address": "10000/3h"}
+    config["endpoints"]["scep"][WAITING] = {"profile": "device", "registration_authority": "scep", "require_approval": True}
+    config["profiles"]["device"]["issuer"] = keys.device_issuer
+    if keys.token is not None:
+        _into(keys.token, directory, config)
     with file.open("w", encoding="utf-8") as out:
         yaml.dump(config, out)
+    set_waiting_challenge(_certwright(), file, read_environment(directory / "bootstrap.env")["CERTWRIGHT_SCEP_CHALLENGE"])
+
+
+def set_waiting_challenge(command: str, config_file: Path, challenge: str) -> None:
+    """That of the endpoint whose requests wait, for the window `scep-polls`."""
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(challenge)
+        file.flush()
+        arguments = [command, "scep", "challenge", "set", "--config", str(config_file), "--endpoint", WAITING]
+        subprocess.run([*arguments, "--challenge-file", file.name], check=True, stdout=subprocess.DEVNULL, timeout=STEP_LIMIT)
+
+
+def _into(token: SoftHsm, directory: Path, config: Any) -> None:
+    """The keys of the CA that devices have, and of the registration authority that they talk to."""
+    passphrase = (directory / "ca" / "passphrase").read_bytes().strip()
+    places = {"issuing": config["issuers"], "devices": config["issuers"], "scep-ra": config["registration_authorities"]}
+    for number, (name, section) in enumerate(places.items(), start=1):
+        key = token.put(name, load_key(directory / "ca" / f"{name}.key", passphrase), number)
+        found = {"module": str(key.module), "token": key.token, "label": key.label, "pin_file": str(key.pin_file)}
+        section[name.removesuffix("-ra")]["key"] = {"pkcs11": found}
 
 
 def _certwright() -> str:
@@ -105,13 +158,13 @@ def _certwright() -> str:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, ports: Ports, workers: int) -> Iterator[tuple[int, float]]:
+def serving(directory: Path, ports: Ports, workers: int, keys: Keys) -> Iterator[tuple[int, float]]:
     """The process id of the running server, and the milliseconds until it was ready."""
     command = [_certwright(), "serve", "--config", str(directory / "certwright.yaml"), "--workers", str(workers)]
     log = directory / "bench.log"
     with log.open("wb") as out:
         started = time.monotonic()
-        process = subprocess.Popen(command, stdout=out, stderr=out)
+        process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **keys.environment})
         try:
             _wait_until_ready(process, f"http://127.0.0.1:{ports.http}/readyz", started, log)
             yield process.pid, (time.monotonic() - started) * 1000
@@ -141,25 +194,27 @@ def generate(module: str, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def measure(engine: str, *, workers: int, count: int, clients: int, windows: Sequence[str]) -> Iterator[Row]:
+def measure(engine: str, wanted: Wanted) -> Iterator[Row]:
     """The windows of one engine, each as soon as it is done."""
-    with tempfile.TemporaryDirectory(prefix="certwright-bench-") as name, databases(engine, workers) as database:
+    with tempfile.TemporaryDirectory(prefix="certwright-bench-") as name, databases(engine, wanted.workers) as database:
         directory, ports = Path(name) / "ca", free_ports()
-        initialise(directory, ports, database)
+        keys = Keys(wanted.device_issuer, SoftHsm.create(Path(name) / "hsm") if wanted.hsm else None)
+        initialise(directory, ports, database, keys)
         environment = read_environment(directory / "bootstrap.env")
         pids = [] if database.pid is None else ["--database-pid", str(database.pid)]
         acme = ["--directory", environment["CERTWRIGHT_ACME_DIRECTORY"], "--ca", environment["CERTWRIGHT_CA_FILE"]]
         acme += ["--http01-port", str(ports.http01), "--dns-port", str(ports.dns), "--domain", DOMAIN]
-        label = f"{engine}, {database.workers} worker{'s' if database.workers > 1 else ''}"
-        with serving(directory, ports, database.workers) as (pid, ready):
+        label = f"{engine}, {database.workers} worker{'s' if database.workers > 1 else ''}{', HSM' if wanted.hsm else ''}"
+        with serving(directory, ports, database.workers, keys) as (pid, ready):
             pids += ["--pid", str(pid)]
             idle = Meter(pid).read()
             assert idle is not None
             print(f"{label}: ready after {ready:.0f} ms, idle PSS {idle.pss_after:.0f} MiB", file=sys.stderr)
-            for each, share in ((1, max(count // 4, 1)), (clients, count)):
+            count, clients = wanted.count, wanted.clients
+            for each, share in ((1, max(count // 4, 1)), (clients, count)) if wanted.acme else ():
                 figures = generate("bench.acme_load", *acme, *pids, "--clients", str(each), "--count", str(share))
                 yield Row(label, "ACME", each, figures | {"ready_ms": round(ready), "idle_pss_mib": round(idle.pss_after, 1)})
-            for window in windows:
+            for window in wanted.windows:
                 number = count * MORE_NONCES if window == "newNonce" else count
                 others = ["--env", str(directory / "bootstrap.env"), "--window", window, "--domain", DOMAIN]
                 figures = generate("bench.est_scep_rest", *others, *pids, "--clients", str(clients), "--count", str(number))
@@ -210,14 +265,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--count", type=int, default=1000, help="items in each window; a quarter with one client")
     parser.add_argument("--window", action="append", choices=[*WINDOWS, "none"], help="beside ACME; default: all")
+    parser.add_argument("--no-acme", dest="acme", action="store_false", help="the other windows only")
+    parser.add_argument(
+        "--device-issuer", choices=["devices", "issuing"], default="devices", help="RSA-2048, or EC P-256; for EST and SCEP"
+    )
+    parser.add_argument("--hsm", action="store_true", help="the keys of the CAs and of SCEP's RA in a SoftHSM2 token")
     parser.add_argument("--json", type=Path, help="also write every figure into this file")
     parser.add_argument("-v", "--verbose", action="store_true", help="every step of every window, as it is done")
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is stopped then, too
-    windows = [window for window in given.window or WINDOWS if window != "none"]
+    wanted = Wanted(
+        workers=given.workers,
+        count=given.count,
+        clients=given.clients,
+        acme=given.acme,
+        windows=[window for window in given.window or WINDOWS if window != "none"],
+        device_issuer=given.device_issuer,
+        hsm=given.hsm,
+    )
     rows: list[Row] = []
     for engine in given.engine or ["sqlite", "postgresql"]:
-        for row in measure(engine, workers=given.workers, count=given.count, clients=given.clients, windows=windows):
+        for row in measure(engine, wanted):
             rows.append(row)
             if given.verbose or row.figures["errors"]:
                 print(f"{row.engine}, {row.work}, {row.clients} clients: {printed(row.figures)}\n", file=sys.stderr, flush=True)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from bench.est_scep_rest import WINDOWS
-from tests.helpers.server import Server
+from bench.est_scep_rest import WAITING, WINDOWS
+from bench.run import set_waiting_challenge
+from tests.helpers.server import CERTWRIGHT, Server
 
 
 def figures(module: str, *arguments: str) -> Any:
@@ -21,8 +22,15 @@ def figures(module: str, *arguments: str) -> Any:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with Server() as running:
+    with Server(edit=with_waiting) as running:
+        set_waiting_challenge(str(CERTWRIGHT), running.config_file, running.environment["CERTWRIGHT_SCEP_CHALLENGE"])
         yield running
+
+
+def with_waiting(text: str) -> str:
+    """The configuration that `init` wrote, with a SCEP endpoint whose requests wait for a person."""
+    waiting = f"    {WAITING}: {{profile: device, registration_authority: scep, require_approval: true}}\n"
+    return text.replace("  scep:\n    default:", f"  scep:\n{waiting}    default:")
 
 
 def test_complete_acme_issuances_are_made_and_measured(server: Server) -> None:
