@@ -32,20 +32,20 @@ from policy.principal import Principal, PrincipalKind
 from scep.endpoint import Way
 from storage.database import Database, Row, Step
 
-REMEMBERED = timedelta(days=30)  # longer than any approval takes
+REMEMBERED = timedelta(days=30)  # of approvals: a week to decide and a week to fetch, unless configured longer
 
 # One transaction at a time of one key: a request of its own for something else takes its place.
 REMEMBER_SQL = """
-INSERT INTO scep_transaction (endpoint, transaction_id, signer_sha256, csr_sha256, spki, subject, common_name, names, way, allowed_by,
-    profile, idempotency_key, created_at, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+INSERT INTO scep_transaction (endpoint, transaction_id, signer_sha256, csr_sha256, spki, subject, names, way, allowed_by, profile,
+    idempotency_key, created_at, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 ON CONFLICT (endpoint, transaction_id, signer_sha256) DO UPDATE SET csr_sha256 = EXCLUDED.csr_sha256, spki = EXCLUDED.spki,
-    subject = EXCLUDED.subject, common_name = EXCLUDED.common_name, names = EXCLUDED.names, way = EXCLUDED.way,
-    allowed_by = EXCLUDED.allowed_by, profile = EXCLUDED.profile, idempotency_key = EXCLUDED.idempotency_key,
+    subject = EXCLUDED.subject, names = EXCLUDED.names, way = EXCLUDED.way, allowed_by = EXCLUDED.allowed_by,
+    profile = EXCLUDED.profile, idempotency_key = EXCLUDED.idempotency_key,
     created_at = EXCLUDED.created_at, expires_at = EXCLUDED.expires_at
 """
 FIND_SQL = """
-SELECT csr_sha256, spki, subject, common_name, names, way, allowed_by, profile, idempotency_key FROM scep_transaction
+SELECT csr_sha256, spki, subject, names, way, allowed_by, profile, idempotency_key FROM scep_transaction
 WHERE endpoint = $1 AND transaction_id = $2 AND signer_sha256 = $3 AND expires_at > $4
 """
 FORGET_SQL = """
@@ -88,7 +88,6 @@ class Transactions:
                 csr.sha256,
                 csr.spki,
                 csr.subject,
-                request.common_name,
                 orjson.dumps([identifier.tag for identifier in request.identifiers]).decode(),
                 way.value,
                 _allowed_by(request),
@@ -130,7 +129,7 @@ def _remembered(row: Row, place: Place, source_address: str) -> Remembered:
             profile=row["profile"],
             csr=csr,
             identifiers=tuple(_identifier(tag) for tag in orjson.loads(row["names"])),
-            common_name=row["common_name"],
+            common_name=csr.common_name,
             idempotency_key=row["idempotency_key"],
         ),
     )

@@ -8,7 +8,6 @@ CREATE TABLE scep_transaction (
     csr_sha256       TEXT NOT NULL,          -- of the request, which is not kept: the challenge is in it
     spki             BYTES NOT NULL,         -- the key that is to be certified
     subject          BYTES NOT NULL,         -- Name, as sent
-    common_name      TEXT,
     names            TEXT NOT NULL,          -- JSON array of "dns:example.com", "ip:192.0.2.1"
     way              TEXT NOT NULL,          -- static | one-time | webhook | intune | renewal
     allowed_by       TEXT NOT NULL,          -- JSON: principal, roles, evidence

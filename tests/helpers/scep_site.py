@@ -8,8 +8,9 @@ answer = await site.ask(renewal(site.ca, held, rsa_key("router")))
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from asn1crypto import cms as asn1_cms
@@ -30,7 +31,7 @@ from policy.profiles import Profile
 from policy.rules import Policy
 from scep import message
 from scep.authority import Desk, RegistrationAuthority
-from scep.authorization import Authorizer, StaticWay
+from scep.authorization import Authorizer, ChallengeWay, StaticWay
 from scep.endpoint import Renewal, ScepEndpoint, Way
 from scep.enrolment import Enrolments
 from scep.holders import Holders
@@ -72,6 +73,7 @@ class ScepSite:
         *,
         policies: Sequence[Policy] = (POLICY,),
         profiles: Sequence[Profile] = PROFILES,
+        ways: Mapping[Way, ChallengeWay] = MappingProxyType({}),
     ) -> None:
         self.database = database
         self.clock = clock
@@ -85,7 +87,7 @@ class ScepSite:
         self.enrolments = Enrolments(
             issuance=self.issuing.issuance,
             authorizer=Authorizer(
-                ways={Way.STATIC: StaticWay(self.challenges)},
+                ways={Way.STATIC: StaticWay(self.challenges), **ways},
                 lockouts=Lockouts(database=database, clock=clock),
                 observer=self.counts,
             ),
