@@ -199,20 +199,25 @@ class Asking:
 
 
 def let_leases_end(books: Books) -> None:
-    """Of everything between intent and record. The sweeper, which comes every 15 s, does the rest."""
-    sql = "UPDATE issuance SET lease_until = 0 WHERE state = 'issuing'"
+    """Of everything between intent and record; and the sweeper, which comes every 15 s, is due."""
+    statements = (
+        "UPDATE issuance SET lease_until = 0 WHERE state = 'issuing'",
+        "UPDATE job SET run_at = 0 WHERE kind = 'sweep'",
+    )
     if books.url is not None:
-        run_apart(_execute(books.url, sql))
+        run_apart(_execute(books.url, statements))
         return
     with contextlib.closing(sqlite3.connect(books.server.directory / "certwright.db", timeout=PATIENCE)) as connection:
-        connection.execute(sql)
+        for sql in statements:
+            connection.execute(sql)
         connection.commit()
 
 
-async def _execute(url: str, sql: str) -> None:
+async def _execute(url: str, statements: Iterable[str]) -> None:
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute(sql)
+        for sql in statements:
+            await connection.execute(sql)
     finally:
         await connection.close()
 
