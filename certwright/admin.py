@@ -71,20 +71,6 @@ def apikey_disable(config: Path | None, key_id: str) -> int:
     return DONE
 
 
-def scep_challenge_set(config: Path | None, endpoint: str, roles: list[str], profile: str, challenge_file: Path | None) -> int:
-    found = load(find_config(config))
-    check_endpoint("SCEP", endpoint, found.scep)
-    check_profile(found, profile)
-    challenge = secret_of(challenge_file)
-    with_credentials(
-        found,
-        lambda those: those.set_scep_challenge(endpoint=endpoint, challenge=challenge, roles=roles, profile=profile),
-    )
-    say(challenge if challenge_file is None else f"challenge of {endpoint} set")
-    note_roles(found, roles)
-    return DONE
-
-
 def secret_of(file: Path | None) -> str:
     """From a file, never from the command line, where others on the machine see it."""
     if file is None:

@@ -16,7 +16,6 @@ from certwright.cli_acme import eab, renewal
 from certwright.cli_est import est
 from certwright.cli_options import (
     ConfigOption,
-    EndpointOption,
     ExpiresOption,
     Output,
     OutputOption,
@@ -24,7 +23,7 @@ from certwright.cli_options import (
     RoleOption,
     finish,
 )
-from certwright.cli_scep_users import user as scep_user
+from certwright.cli_scep import scep
 
 EXIT_CODES = """\b
 Exit codes: 0 done · 1 refused, not found or a check failed · 2 wrong usage
@@ -50,10 +49,7 @@ def _group(name: str, text: str) -> typer.Typer:
 db = _group("db", "The database: is its schema this program's?")
 apikey = _group("apikey", "API keys of programs and operators.")
 app.add_typer(est, name="est")
-scep = _group("scep", "SCEP: challenge passwords.")
-scep_challenge = typer.Typer(help="The challenge password of a SCEP endpoint.", no_args_is_help=True, rich_markup_mode=None)
-scep.add_typer(scep_challenge, name="challenge")
-scep.add_typer(scep_user, name="user")
+app.add_typer(scep, name="scep")
 app.add_typer(eab, name="eab")
 cert = _group("cert", "Certificates: list, show, revoke.")
 requests = _group("requests", "Requests that wait for an approval: list, show, approve, deny.")
@@ -286,22 +282,6 @@ def apikey_disable(key_id: Annotated[str, typer.Argument(metavar="ID")], config:
     from certwright import admin
 
     finish(lambda: admin.apikey_disable(config, key_id))
-
-
-@scep_challenge.command("set", epilog="Example: certwright scep challenge set --endpoint default")
-def scep_challenge_set(
-    config: ConfigOption = None,
-    endpoint: EndpointOption = "default",
-    role: RoleOption = ["device"],  # noqa: B006  # typer's way; nobody changes it
-    profile_name: ProfileOption = "",
-    challenge_file: Annotated[
-        Path | None, typer.Option("--challenge-file", help="Default: a new one is made and printed.")
-    ] = None,
-) -> None:
-    """Set the static challenge password; the one before it ends."""
-    from certwright import admin
-
-    finish(lambda: admin.scep_challenge_set(config, endpoint, role, profile_name, challenge_file))
 
 
 @cert.command("list", epilog="Example: certwright cert list --limit 20 -o json")

@@ -146,6 +146,18 @@ def parse_ip(text: str) -> IpAddress:
     return IpAddress(address)
 
 
+def parse_identifier(text: str) -> Identifier:
+    """`dns:NAME`, `ip:ADDRESS`, or either without saying which. Raises Rejection(REJECTED_IDENTIFIER)."""
+    kind, _, rest = text.partition(":")
+    match kind.lower():
+        case "dns":
+            return parse_dns(rest)
+        case "ip":
+            return parse_ip(rest)
+        case _:
+            return parse_ip(text) if is_address(text) else parse_dns(text)
+
+
 def is_address(text: str) -> bool:
     """Does it read as an IP address, and not as a name?"""
     try:
