@@ -125,6 +125,7 @@ def initialise(directory: Path, ports: Ports, database: Database, keys: Keys) ->
     # One client makes what a thousand would: the limits are kept, and high.
     config["endpoints"]["acme"]["default"]["limits"] = {"orders_per_account": "1000000/3h", "accounts_per_address": "10000/3h"}
     config["endpoints"]["scep"][WAITING] = {"profile": "device", "registration_authority": "scep", "require_approval": True}
+    config["profiles"]["spare"] = dict(config["profiles"]["device"])  # every issuer has one
     config["profiles"]["device"]["issuer"] = keys.device_issuer
     if keys.token is not None:
         _into(keys.token, directory, config)
