@@ -1,10 +1,11 @@
-"""The challenge page on the real listeners, read as MDM systems read NDES's."""
+"""The challenge page on the real listeners, read as MDM systems read NDES's; and what of all of SCEP gets into the log there."""
 
 from __future__ import annotations
 
 import base64
 import http.client
 import re
+import socket
 import sqlite3
 import ssl
 import time
@@ -334,6 +335,82 @@ def test_a_user_of_no_page_is_not_added(site: Site, endpoint: str, why: str) -> 
     done = run("scep", "user", "add", "x", "--endpoint", endpoint, "--config", site.server.config_file, check=False)
     assert done.returncode != 0
     assert why in done.stderr
+
+
+# ---------------------------------------------------------------- the log
+
+MARK = "Xyzzy0Plugh"
+
+
+def requests_with(mark: str) -> list[bytes]:
+    """Each has the mark in a query, a body or a header, and most are wrong."""
+    head = "HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+    text = base64.b64encode(f"{mark} {mark} {mark}".encode()).decode()
+    lines = [
+        f"GET /scep?operation=PKIOperation&message={mark} {head}\r\n",
+        f"GET /scep?operation=PKIOperation&message={text} {head}\r\n",
+        f"GET /scep?operation={mark} {head}\r\n",
+        f"GET /scep?operation=GetCACert&message={mark} {head}\r\n",
+        f"GET /scep?operation=GetCACert&message=my {mark} {head}\r\n",  # a raw space
+        f"GET /scep?operation=PKIOperation&message=\xe4{mark} {head}\r\n",
+        f"GET /scep?operation=PKIOperation&message=\0{mark} {head}\r\n",
+        f"GET /scep?operation=PKIOperation&message={mark * 7000} {head}\r\n",  # longer than a line may be
+        f"GET /scep/nosuch?operation=PKIOperation&message={mark} {head}\r\n",
+        f"GET /nothing?{mark} {head}\r\n",
+        f"HEAD /scep?operation=PKIOperation&message={mark} {head}\r\n",
+        f"DELETE /scep?operation=PKIOperation&message={mark} {head}\r\n",
+        f"GET /scep?operation=GetCACaps {head}Cookie: {mark}\r\nAuthorization: {mark}\r\nReferer: http://a/?{mark}\r\n\r\n",
+        f"GET {PAGE}?{mark} {head}Authorization: Basic {mark}\r\n\r\n",
+        f"GET {PAGE}?{mark} {head}Authorization: Basic {base64.b64encode(f'ndes:{mark}'.encode()).decode()}\r\n\r\n",
+        f"POST /scep?operation=PKIOperation&x={mark} {head}Content-Length: {len(mark)}\r\n\r\n{mark}",
+        f"POST /scep?operation=PKIOperation {head}Content-Length: 100\r\n\r\n{mark}",  # ends early
+        f"POST /scep?operation=PKIOperation {head}Transfer-Encoding: chunked\r\n\r\n{mark}\r\n",  # no chunk
+        f"POST /scep?operation=PKIOperation {head}{mark} {mark}\r\n\r\n",  # no header
+        f"{mark} {mark}\r\n\r\n",
+    ]
+    return [line.encode("latin-1") for line in lines]
+
+
+def said_to(port: int, request: bytes, context: ssl.SSLContext | None) -> bytes:
+    received = b""
+    with socket.create_connection(("localhost", port), timeout=20) as plain:
+        connection = plain if context is None else context.wrap_socket(plain, server_hostname="localhost")
+        try:
+            connection.sendall(request)
+            if context is None:
+                connection.shutdown(socket.SHUT_WR)
+            while chunk := connection.recv(65536):
+                received += chunk
+        except OSError:
+            pass  # the server had heard enough
+        finally:
+            connection.close()
+    return received
+
+
+def test_no_secret_no_body_and_no_query_is_in_the_log(site: Site) -> None:
+    context = ssl.create_default_context(cafile=str(site.server.ca_file))
+    answers = []
+    for request in requests_with(MARK):
+        answers.append(said_to(site.server.http_port, request, None))
+        if b"Content-Length: 100" not in request:  # it would be waited for
+            answers.append(said_to(site.server.https_port, request, context))
+    assert not [answer for answer in answers if answer[9:12] not in {b"", b"200", b"400", b"401", b"403", b"404", b"405"}]
+    one_time = site.challenge()
+    assert site.enrol(one_time, "logged") == "0"
+    assert site.enrol(MARK, "refused") == "2"
+    assert site.ask(user=None, headers={"Authorization": "Basic x"}).status == 401  # the last line
+
+    site.server.wait_until(lambda: '"status":401' in site.server.log_text().splitlines()[-1], "the last line of the log")
+    log = site.server.log_text()
+    for secret in (MARK, base64.b64encode(MARK.encode()).decode()[:12], one_time, *site.passwords.values(), "Traceback"):
+        assert secret not in log, secret
+    assert "operation=" not in log
+    assert "transaction refused of 127.0.0.1 refused: BAD_REQUEST: " in log
+    stored = b"".join(file.read_bytes() for file in site.server.directory.glob("*.db*"))
+    assert b"scep_challenge" in stored
+    assert one_time.encode() not in stored
+    assert MARK.encode() not in stored
 
 
 # ---------------------------------------------------------------- parsing
