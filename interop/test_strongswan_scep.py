@@ -43,7 +43,18 @@ class Pki:
         if not protects.exists():
             protects = recipient(self.scep.url(self.endpoint), home=self.home)
         return [
-            *("pki", "--scep", "--url", self.scep.url(self.endpoint), "--in", key, "--dn", f"O=Interop, CN={name}", "--san", name),
+            *(
+                "pki",
+                "--scep",
+                "--url",
+                self.scep.url(self.endpoint),
+                "--in",
+                key,
+                "--dn",
+                f"O=Interop, CN={name}",
+                "--san",
+                name,
+            ),
             *("--cacert-enc", protects, "--cacert-sig", protects, *anchors, *options, "--outform", "pem"),
         ]
 
@@ -111,14 +122,14 @@ def test_a_certificate_of_another_endpoint_renews_nothing(scep: ScepSite, home: 
     assert "failInfo:     badRequest" in said, said
 
 
-def test_a_one_time_challenge_opens_for_its_subject_alone(scep: ScepSite, home: Path) -> None:
+def test_a_one_time_challenge_opens_once_and_for_its_subject_alone(scep: ScepSite, home: Path) -> None:
     pki = Pki(scep, home)
-    key = pki.key()
-    challenge = scep.one_time_challenge("default", "--subject", f"O=Interop,CN={NAME}", "--san", NAME)
-    other = "other.example.com"
-    assert "failInfo:     badRequest" in refused(pki.enrol(key, challenge=challenge, name=other), home=home)
+    key, subject = pki.key(), f"O=Interop,CN={NAME}"
+    challenge = scep.one_time_challenge("default", "--subject", subject, "--san", NAME)
     pki.got(pki.enrol(key, challenge=challenge))
     assert "failInfo:     badRequest" in refused(pki.enrol(pki.key("late"), challenge=challenge), home=home)
+    another = scep.one_time_challenge("default", "--subject", subject, "--san", NAME)
+    assert "failInfo:     badRequest" in refused(pki.enrol(key, challenge=another, name="other.example.com"), home=home)
 
 
 def waits(scep: ScepSite, home: Path, name: str, decide: Callable[[str], None]) -> str:
