@@ -17,6 +17,7 @@ from issuance.request import Issued, Outcome, Pending, Rejected
 from pki.cms.envelope import UNREADABLE, Enveloped, decrypt, parse_enveloped
 from pki.cms.errors import CmsError, CmsProblem
 from pki.cms.signed import certificates_only
+from pki.cms.transport import KeyTransport
 from pki.cms.types import CertificateView, Cipher, Digest, read_certificate
 from pki.csr import Csr, parse_csr
 from pki.reasons import Rejection
@@ -29,7 +30,7 @@ from scep.holders import Holder, Holders
 from scep.message import CertRep, MessageType, PkiMessage, Received, ReplyTo
 from scep.retrieval import Finder, Retrieval
 from scep.transactions import Place
-from signer.api import Hash, Signer
+from signer.api import Hash, Signer, TransportUnavailable
 
 _LOG = logging.getLogger(__name__)
 
@@ -217,5 +218,8 @@ class RegistrationAuthority:
     async def _sign(self, data: bytes, digest: Digest) -> bytes:
         return await self._desk.signer.ra_sign(self._endpoint.signing.key, data, Hash(digest.value))
 
-    async def _decrypt_key(self, ciphertext: bytes, length: int) -> bytes:
-        return await self._desk.signer.ra_decrypt(self._endpoint.decryption.key, ciphertext, length)
+    async def _decrypt_key(self, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
+        try:
+            return await self._desk.signer.ra_decrypt(self._endpoint.decryption.key, ciphertext, length, transport)
+        except TransportUnavailable as unavailable:
+            raise CmsError(CmsProblem.ALGORITHM, str(unavailable)) from unavailable
