@@ -46,8 +46,7 @@ def intune_way(config: Config, *, clock: Clock, observer: Observer, closing: Asy
 
 
 def _client(ca_file: Path | None, timeout: timedelta, closing: AsyncExitStack, *, max_reply: int = MAX_REPLY) -> Outbound:
-    client = Outbound(
-        tls_context(ca_file), timeout=timeout + timedelta(seconds=1), max_reply=max_reply
-    )  # who asks ends it before
+    later = timeout + timedelta(seconds=1)  # whoever asks ends it before
+    client = Outbound(tls_context(ca_file), timeout=later, max_reply=max_reply)
     closing.push_async_callback(client.close)
     return client
