@@ -29,7 +29,7 @@ from acmeserver.validations import Retries
 from certwright import status
 from certwright.compose_acme import OrderRules, acme_endpoint, validation_job
 from certwright.compose_est import est_server
-from certwright.compose_scep import Scep, scep_server
+from certwright.compose_scep import Scep, challenge_makers, scep_server
 from certwright.compose_validation import caa_checker, challenge_methods, perspectives_of
 from certwright.config import Config
 from certwright.exporter import NotAvailable, TlsInternals, find_internals
@@ -56,6 +56,7 @@ from pki.sealing import Sealer
 from policy.lints import LintGate, pkilint_linter
 from rest.http import RestServer
 from rest.http import routes as rest_routes
+from rest.scep_challenges import ChallengeDesk, Grants
 from scep.challenge_page import routes as challenge_page_routes
 from scep.http import routes as scep_routes
 from signer.api import Signer
@@ -170,6 +171,15 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         closing=closing,
     )
     rest = RestServer(issuance=issuance, credentials=credentials, base_url=config.base_url)
+    challenge_desk = ChallengeDesk(
+        endpoints=challenge_makers(config),
+        challenges=scep.challenges,
+        grants=Grants(config.policies, config.profiles),
+        authenticate=rest.authenticate,
+        clock=clock,
+        base_url=config.base_url,
+    )
+    rest_table = rest_routes(rest, challenge_desk.resources)
     pages = status.StatusPages(
         issuers=issuers,
         roots=status.roots_of(issuers.values()),
@@ -182,8 +192,8 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
 
     scep_table = [*challenge_page_routes(scep.challenge_pages), *scep_routes(scep.server)]
     tables = {
-        Listener.HTTPS: [*acme_routes(acme), *rest_routes(rest), *scep_table, *status.routes(pages)],
-        Listener.MTLS: [*est_routes(est), *rest_routes(rest), *status.health_routes(pages)],
+        Listener.HTTPS: [*acme_routes(acme), *rest_table, *scep_table, *status.routes(pages)],
+        Listener.MTLS: [*est_routes(est), *rest_table, *status.health_routes(pages)],
         # EST (RFC 7030 §3.3) and the challenge page refuse there.
         Listener.HTTP: [*scep_table, *status.routes(pages), *est_routes(est)],
         Listener.METRICS: [web.get("/metrics", metrics_page.handle), *status.health_routes(pages)],

@@ -17,6 +17,7 @@ from issuance.revocation import PublishedCrls
 from issuance.scep_challenges import ScepChallenges
 from issuance.service import Issuance
 from pki.clock import Clock
+from rest.scep_challenges import Making
 from scep.authority import Desk
 from scep.authorization import Authorizer, ChallengeWay, Informed, StaticWay
 from scep.challenge_page import ChallengePage, ChallengePages
@@ -95,6 +96,10 @@ def challenge_pages(config: Config) -> Mapping[str, ChallengePage]:
         for name, settings in config.scep.items()
         if settings.challenge_page is not None
     }
+
+
+def challenge_makers(config: Config) -> Mapping[str, Making]:
+    return {name: Making(settings.profile, settings.makers) for name, settings in config.scep.items() if settings.makers}
 
 
 def scep_endpoint(config: Config, settings: ScepSettings) -> ScepEndpoint:

@@ -1,7 +1,7 @@
 """The REST API over HTTP: authenticate, parse, ask the pipeline, render.
 
 Law of this file: no body is read before its sender is known, and whose certificates somebody may see or revoke is part of the
-question to the ledger (`_owner`), never a comparison after it.
+question to the ledger (`owner`), never a comparison after it.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ class RestServer:
     # ------------------------------------------------------------------ use cases
 
     async def issue(self, request: web.Request) -> web.Response:
-        credential, principal = await self._authenticate(request)
+        credential, principal = await self.authenticate(request)
         query = messages.read_query(list(request.query.items()), known=frozenset({"profile"}))
         key = messages.parse_idempotency_key(request.headers.getall("Idempotency-Key", []))
         wanted = messages.read_wanted(
-            await _body(request), content_type=request.headers.get("Content-Type", ""), profile=query.get("profile")
+            await read_body(request), content_type=request.headers.get("Content-Type", ""), profile=query.get("profile")
         )
         csr = parse_csr(wanted.csr)
         outcome = await self._issuance.submit(
@@ -99,50 +99,50 @@ class RestServer:
                 return self._issued(request, certificate)
             case Pending(waiting_for, seconds):
                 answer = messages.PendingAnswer(id=waiting_for, retry_after=seconds)
-                return _json(answer, status=202, headers={"Retry-After": str(seconds)})
+                return json_answer(answer, status=202, headers={"Retry-After": str(seconds)})
             case Rejected(rejection):
                 raise rejection
             case _:
                 assert_never(outcome)
 
     async def show(self, request: web.Request) -> web.Response:
-        _, principal = await self._authenticate(request)
+        _, principal = await self.authenticate(request)
         messages.read_query(list(request.query.items()), known=frozenset())
         record = await self._record(request, principal)
         chain = self._issuance.chain_pem(record.certificate)
         if media_type := _pem_type(request):
             return _pem(chain, media_type)
-        return _json(messages.detail(record, chain=chain))
+        return json_answer(messages.detail(record, chain=chain))
 
     async def list(self, request: web.Request) -> web.Response:
-        _, principal = await self._authenticate(request)
+        _, principal = await self.authenticate(request)
         query = messages.read_query(list(request.query.items()), known=frozenset({"limit", "cursor"}))
         limit = messages.parse_limit(query.get("limit"))
         before = messages.decode_cursor(query["cursor"]) if "cursor" in query else None
         # One more than asked for tells whether there is a next page.
-        records = await self._issuance.certificates(principal=_owner(principal), before=before, limit=limit + 1)
+        records = await self._issuance.certificates(principal=owner(principal), before=before, limit=limit + 1)
         page = records[:limit]
         following = None
         if len(records) > limit:
             following = messages.encode_cursor((page[-1].certificate.issued_at, page[-1].certificate.serial))
-        return _json(messages.CertificateList(certificates=[messages.summary(record) for record in page], next=following))
+        return json_answer(messages.CertificateList(certificates=[messages.summary(record) for record in page], next=following))
 
     async def revoke(self, request: web.Request) -> web.Response:
-        _, principal = await self._authenticate(request)
+        _, principal = await self.authenticate(request)
         messages.read_query(list(request.query.items()), known=frozenset())
         record = await self._record(request, principal)
-        reason = messages.read_revocation(await _body(request))
+        reason = messages.read_revocation(await read_body(request))
         issuer, serial = record.certificate.issuer, record.certificate.serial
         await self._issuance.revoke(issuer=issuer, serial=serial, reason=reason, principal=principal)
         revoked = await self._issuance.certificate(serial, issuer=issuer)
-        return _json(messages.summary(revoked or record))
+        return json_answer(messages.summary(revoked or record))
 
     async def openapi(self, _request: web.Request) -> web.Response:
         return web.json_response(self._description)
 
     # ------------------------------------------------------------------ shared
 
-    async def _authenticate(self, request: web.Request) -> tuple[Credential, Principal]:
+    async def authenticate(self, request: web.Request) -> tuple[Credential, Principal]:
         headers = request.headers
         key = presented_key(api_key=headers.getall("X-API-Key", []), authorization=headers.getall("Authorization", []))
         credential = await self._credentials.check_api_key(key)
@@ -157,7 +157,7 @@ class RestServer:
     async def _record(self, request: web.Request, principal: Principal) -> CertificateRecord:
         """The certificate of this URL, if it is theirs; somebody else's and nobody's look the same."""
         serial = messages.parse_serial(request.match_info["serial"])
-        record = await self._issuance.certificate(serial, principal=_owner(principal))
+        record = await self._issuance.certificate(serial, principal=owner(principal))
         if record is None:
             raise messages.no_such_certificate()
         return record
@@ -167,16 +167,17 @@ class RestServer:
         headers = {"Location": f"{self._base_url}/api/v1/certificates/{certificate.serial}"}
         if media_type := _pem_type(request):
             return _pem(chain, media_type, status=201, headers=headers)
-        return _json(messages.issued_answer(certificate, chain=chain), status=201, headers=headers)
+        return json_answer(messages.issued_answer(certificate, chain=chain), status=201, headers=headers)
 
 
-def routes(server: RestServer) -> list[web.RouteDef]:
-    """Every path below /api/v1 answers as the API does, also those that are not there."""
+def routes(server: RestServer, more: Mapping[str, Mapping[str, Handler]] | None = None) -> list[web.RouteDef]:
+    """Every path below /api/v1 answers as the API does, also those that are not there. `more` are other resources, by path."""
     resources: Mapping[str, Mapping[str, Handler]] = {
         "/api/v1/certificates": {"GET": server.list, "POST": server.issue},
         "/api/v1/certificates/{serial}": {"GET": server.show},
         "/api/v1/certificates/{serial}/revoke": {"POST": server.revoke},
         "/api/openapi.json": {"GET": server.openapi},
+        **(more or {}),
         "/api/v1": {},
         "/api/v1/{tail:.*}": {},
     }
@@ -218,12 +219,12 @@ async def _dispatch(request: web.Request, methods: Mapping[str, Handler]) -> web
     return await handler(request)
 
 
-def _owner(principal: Principal) -> str | None:
+def owner(principal: Principal) -> str | None:
     """Whose certificates they may see and revoke; None is everybody's."""
     return None if ADMIN in principal.roles else str(principal)
 
 
-async def _body(request: web.Request) -> bytes:
+async def read_body(request: web.Request) -> bytes:
     """At most MAX_BODY octets, whatever the headers promise. Raises HttpRefusal(413), Rejection(MALFORMED)."""
     body = bytearray()
     try:
@@ -240,9 +241,12 @@ def _pem_type(request: web.Request) -> str | None:
     return pem_type(",".join(request.headers.getall("Accept", [])))
 
 
-def _json(answer: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+def json_answer(answer: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(
-        status=status, text=answer.model_dump_json(), content_type="application/json", headers={**_NO_STORE, **(headers or {})}
+        status=status,
+        text=answer.model_dump_json(),
+        content_type="application/json",
+        headers={**_NO_STORE, **(headers or {})},
     )
 
 

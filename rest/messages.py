@@ -129,6 +129,53 @@ class CertificateList(BaseModel):
     next: str | None
 
 
+class ChallengeBody(_Body):
+    """A request for a SCEP challenge that opens once, for one request: with this subject, and exactly these alternative names."""
+
+    endpoint: str = Field(default="default", description="The SCEP endpoint.")
+    subject: str | None = Field(
+        default=None,
+        description="As RFC 4514 writes it: CN=router7,O=Example. Without one, the request's common name is one of `names`, or there is none.",
+    )
+    names: list[str] = Field(default=[], max_length=100, description="dns:router7.example.com, ip:192.0.2.1, or either bare.")
+    profile: str | None = Field(default=None, description="Of its certificate; without it, the endpoint's.")
+    expires_in: int = Field(default=3600, ge=1, le=30 * 86400, description="Seconds.")
+
+
+class NewChallenge(BaseModel):
+    """The only time that the challenge is shown."""
+
+    model_config = ConfigDict(frozen=True)
+    id: str
+    challenge: str = Field(repr=False)
+    endpoint: str
+    expires_at: Time
+
+
+class ChallengeSummary(BaseModel):
+    """A challenge, what it is for and what became of it. `burnt`: it came with a request that it was not made for."""
+
+    model_config = ConfigDict(frozen=True)
+    id: str
+    endpoint: str
+    subject: str | None
+    names: list[str] | None = Field(description="null is any; an empty list is none.")
+    profile: str
+    made_by: str
+    created_at: Time
+    expires_at: Time
+    used_at: Time | None
+    status: Literal["open", "used", "burnt", "disabled", "expired"]
+
+
+class ChallengeList(BaseModel):
+    """Newest first, as in CertificateList."""
+
+    model_config = ConfigDict(frozen=True)
+    challenges: list[ChallengeSummary]
+    next: str | None
+
+
 class PendingAnswer(BaseModel):
     """Not decided yet."""
 
@@ -205,6 +252,11 @@ def read_revocation(body: bytes) -> RevocationReason:
     """A body of POST .../revoke; none at all is `unspecified`. Raises Rejection: MALFORMED, BAD_REVOCATION_REASON."""
     message = _load(RevokeBody, body) if body.strip() else RevokeBody()
     return parse_reason(message.reason)
+
+
+def read_challenge(body: bytes) -> ChallengeBody:
+    """A body of POST /scep/challenges. Raises Rejection(MALFORMED)."""
+    return _load(ChallengeBody, body)
 
 
 def parse_reason(given: int | str) -> RevocationReason:

@@ -17,6 +17,10 @@ _MODELS: tuple[type[BaseModel], ...] = (
     messages.CertificateDetail,
     messages.CertificateList,
     messages.PendingAnswer,
+    messages.ChallengeBody,
+    messages.NewChallenge,
+    messages.ChallengeList,
+    messages.ChallengeSummary,
 )
 _REF = "#/components/schemas/{model}"
 _PROBLEM: dict[str, object] = {
@@ -37,6 +41,7 @@ _PROBLEM: dict[str, object] = {
 }
 _PEM = {name: {"schema": {"type": "string"}} for name in PEM_TYPES}
 _SERIAL = {"name": "serial", "in": "path", "required": True, "schema": {"type": "string"}, "description": "Hex."}
+_CHALLENGE_ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 
 Document = dict[str, object]
 
@@ -93,13 +98,14 @@ def _paths() -> Document:
             "content": {json: _schema(messages.IssueBody), "application/pkcs10": text, "application/x-pem-file": text},
         },
     )
+    paging = [
+        _query("limit", {"type": "integer", "minimum": 1, "maximum": messages.MAX_PAGE}, "Page size."),
+        _query("cursor", {"type": "string"}, "`next` of the page before."),
+    ]
     listing = _operation(
         "List certificates, newest first.",
         {"200": ("A page.", {json: _schema(messages.CertificateList)})},
-        parameters=[
-            _query("limit", {"type": "integer", "minimum": 1, "maximum": messages.MAX_PAGE}, "Page size."),
-            _query("cursor", {"type": "string"}, "`next` of the page before."),
-        ],
+        parameters=paging,
     )
     show = _operation("Show a certificate.", {"200": ("The certificate.", {json: _schema(messages.CertificateDetail), **_PEM})})
     revoke = _operation(
@@ -107,10 +113,23 @@ def _paths() -> Document:
         {"200": ("Revoked.", {json: _schema(messages.CertificateSummary)})},
         body={"required": False, "content": {json: _schema(messages.RevokeBody)}},
     )
+    new_challenge = _operation(
+        "Make a SCEP challenge that opens once. The key needs a role of the endpoint's one_time.makers.",
+        {"201": ("Made.", {json: _schema(messages.NewChallenge)})},
+        body={"required": True, "content": {json: _schema(messages.ChallengeBody)}},
+    )
+    challenges = _operation(
+        "List SCEP challenges that open once, newest first: one's own, or with the role admin everybody's.",
+        {"200": ("A page.", {json: _schema(messages.ChallengeList)})},
+        parameters=paging,
+    )
+    disable = _operation("End a SCEP challenge that still opens.", {"204": ("Ended.", {})})
     return {
         "/api/v1/certificates": {"post": issue, "get": listing},
         "/api/v1/certificates/{serial}": {"parameters": [_SERIAL], "get": show},
         "/api/v1/certificates/{serial}/revoke": {"parameters": [_SERIAL], "post": revoke},
+        "/api/v1/scep/challenges": {"post": new_challenge, "get": challenges},
+        "/api/v1/scep/challenges/{id}": {"parameters": [_CHALLENGE_ID], "delete": disable},
     }
 
 

@@ -352,7 +352,11 @@ async def test_the_description_names_every_path_and_resolves(client: Client) -> 
     description = await (await client.get("/api/openapi.json")).json()
     assert description["openapi"] == "3.1.0"
     assert description["servers"] == [{"url": BASE}]
-    assert set(description["paths"]) == {CERTIFICATES, f"{CERTIFICATES}/{{serial}}", f"{CERTIFICATES}/{{serial}}/revoke"}
+    challenges = "/api/v1/scep/challenges"
+    assert set(description["paths"]) == {
+        *(CERTIFICATES, f"{CERTIFICATES}/{{serial}}", f"{CERTIFICATES}/{{serial}}/revoke"),
+        *(challenges, f"{challenges}/{{id}}"),
+    }
 
     def references(part: object) -> list[str]:
         match part:
