@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from asn1crypto import cms as asn1_cms
 from cryptography import x509
@@ -146,8 +146,14 @@ class ScepSite:
 # ---------------------------------------------------------------- later messages of a client
 
 
+class Encrypted(Protocol):
+    """Whom clients encrypt to."""
+
+    ra: x509.Certificate
+
+
 def renewal(
-    ca: ScepCa,
+    ca: Encrypted,
     held: x509.Certificate,
     key: rsa.RSAPrivateKey,
     *,
@@ -165,14 +171,14 @@ def renewal(
     )
 
 
-def poll(ca: ScepCa, first: Message, **changes: Any) -> Message:
+def poll(ca: Encrypted, first: Message, **changes: Any) -> Message:
     """CertPoll for a message that was answered PENDING; with an IssuerAndSubject as sscep sends it."""
     inside = seq(name("Test RA").public_bytes(), name("dev1").public_bytes())
     return replace(first, **{"content": enveloped(inside, ca.ra), "message_type": "20", "nonce": b"p" * 16, **changes})
 
 
 def by_issuer_and_serial(
-    ca: ScepCa, held: x509.Certificate, key: rsa.RSAPrivateKey, message_type: str, inside: bytes
+    ca: Encrypted, held: x509.Certificate, key: rsa.RSAPrivateKey, message_type: str, inside: bytes
 ) -> Message:
     """GetCert (21) or GetCRL (22) as sscep sends it."""
     content = enveloped(inside, ca.ra)
