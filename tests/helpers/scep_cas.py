@@ -53,7 +53,6 @@ class Holder:
             .not_valid_after(BEGIN + dt.timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(usage(**dict.fromkeys(bits, True))[0], critical=True)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
                     self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -61,6 +60,8 @@ class Holder:
                 critical=False,
             )
         )
+        if bits:
+            builder = builder.add_extension(usage(**dict.fromkeys(bits, True))[0], critical=True)
         digest = None if isinstance(self.key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
         return Holder(key, builder.sign(self.key, digest))
 
@@ -94,22 +95,22 @@ class ScepCas:
         following = root.issue("The CA that follows", rsa_key("next CA"), (*CA_USAGE, "key_encipherment"), ca=True)
         curve = root.issue("Elliptic CA", ec.generate_private_key(ec.SECP384R1()), CA_USAGE, ca=True)
         edwards = root.issue("Edwards CA", ed25519.Ed25519PrivateKey.generate(), CA_USAGE, ca=True)
-        self._put("next", following)
-        self._put("next-ra", following.issue("The RA that follows", rsa_key("next RA"), BOTH))
+        self.put("next", following)
+        self.put("next-ra", following.issue("The RA that follows", rsa_key("next RA"), BOTH))
         for issuer, holder in (("own", own), ("curve", curve), ("edwards", edwards)):
             document["issuers"][issuer] = {
-                **self._put(issuer, holder),
+                **self.put(issuer, holder),
                 "chain": ["ca/root.pem"],
                 "next": ["ca/next.pem", "ca/root.pem"],
             }
             document["profiles"][issuer] = {**document["profiles"]["device"], "issuer": issuer}
             document["policies"]["devices"]["allowed_profiles"].append(issuer)
         authorities = document["registration_authorities"]
-        authorities["next"] = self._put("next-ra", self.made["next-ra"])
-        authorities["curve"] = self._put("curve-ra", curve.issue("Elliptic CA's RA", rsa_key("curve RA"), BOTH))
-        authorities["edwards"] = self._put("edwards-ra", edwards.issue("Edwards CA's RA", rsa_key("edwards RA"), BOTH))
-        authorities["signs"] = self._put("signs", devices.issue("RA that signs", rsa_key("signs"), ["digital_signature"]))
-        authorities["opens"] = self._put("opens", devices.issue("RA that opens", rsa_key("opens"), ["key_encipherment"]))
+        authorities["next"] = self.put("next-ra", self.made["next-ra"])
+        authorities["curve"] = self.put("curve-ra", curve.issue("Elliptic CA's RA", rsa_key("curve RA"), BOTH))
+        authorities["edwards"] = self.put("edwards-ra", edwards.issue("Edwards CA's RA", rsa_key("edwards RA"), BOTH))
+        authorities["signs"] = self.put("signs", devices.issue("RA that signs", rsa_key("signs"), ["digital_signature"]))
+        authorities["opens"] = self.put("opens", devices.issue("RA that opens", rsa_key("opens"), ["key_encipherment"]))
         endpoints = document["endpoints"]["scep"]
         endpoints["own"] = {"profile": "own", "use_ca_key": True, "chain": False}
         endpoints["own-chain"] = {"profile": "own", "use_ca_key": True}
@@ -130,7 +131,7 @@ class ScepCas:
 
         with_credentials(load(server.config_file), set_all)
 
-    def _put(self, file: str, holder: Holder) -> Mapping[str, object]:
+    def put(self, file: str, holder: Holder) -> Mapping[str, object]:
         """The entry of certwright.yaml that names both files."""
         self.made[file] = holder
         ca = self.directory / "ca"
