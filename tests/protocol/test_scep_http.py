@@ -6,73 +6,32 @@ import asyncio
 import base64
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from urllib.parse import quote
 
 import pytest
-from aiohttp import ClientSession, web
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from pki.reasons import Unavailable
-from scep.http import routes
 from tests.helpers.scep import (
     KnownChallenges,
     Message,
-    ScepCa,
-    SimulatedIssuance,
-    SoftwareSigner,
     csr,
     enveloped,
     parse_answer,
     pkcs_req,
     rsa_key,
 )
+from tests.helpers.scep_served import Site, served
 from tests.helpers.scep_world import scep_world
-
-
-@dataclass(slots=True)
-class Site:
-    origin: str
-    port: int
-    ca: ScepCa
-    issuance: SimulatedIssuance
-    signer: SoftwareSigner
-    http: ClientSession
-    runner: web.AppRunner
-
-    async def get(self, path: str) -> tuple[int, str, bytes]:
-        async with self.http.get(f"{self.origin}{path}") as response:
-            return response.status, response.headers.get("Content-Type", ""), await response.read()
-
-    async def post(self, body: bytes, path: str = "/scep?operation=PKIOperation", **headers: str) -> tuple[int, str, bytes]:
-        async with self.http.post(f"{self.origin}{path}", data=body, headers=headers) as response:
-            return response.status, response.headers.get("Content-Type", ""), await response.read()
-
-    async def raw(self, request: bytes) -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(request)
-        await writer.drain()
-        async with asyncio.timeout(10):
-            answer = await reader.read()
-        writer.close()
-        await writer.wait_closed()
-        return answer
 
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
     challenges = KnownChallenges({("default", "correct horse"), ("old", "correct horse")})
-    async with scep_world(challenges=challenges) as world, ClientSession() as http:
-        ca = world.ca
-        server = world.server(ca.endpoint(), ca.endpoint(name="old", legacy=("sha1", "des-ede3-cbc")))
-        app = web.Application()
-        app.add_routes(routes(server))
-        runner = web.AppRunner(app, access_log=None, max_line_size=65536, max_field_size=65536)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port = runner.addresses[0][1]
-        yield Site(f"http://127.0.0.1:{port}", port, ca, world.issuance, world.signer, http, runner)
-        await runner.cleanup()
+    async with scep_world(challenges=challenges) as world:
+        old = world.ca.endpoint(name="old", legacy=("sha1", "des-ede3-cbc"))
+        async with served(world, world.ca.endpoint(), old) as site:
+            yield site
 
 
 PKI_MESSAGE = "application/x-pki-message"
