@@ -302,16 +302,16 @@ def test_results_are_counted_per_way(site: Site) -> None:
 # ---------------------------------------------------------------- the client alone
 
 
-async def test_no_proxy_of_the_environment_hears_anything(monkeypatch: pytest.MonkeyPatch, site: Site, tmp_path: Path) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.setenv(name, site.elsewhere.url)
-    pki = Pki(tmp_path, "own")
-    with StandIn(pki.agent("127.0.0.1"), Echo()) as server:
+async def test_no_proxy_of_the_environment_hears_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    with StandIn(None, Echo()) as proxy, StandIn(pki.agent("127.0.0.1"), Echo()) as server:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
         client = Outbound(tls_context(pki.ca_file), timeout=timedelta(seconds=5))
-        reply = await client.send(HttpRequest("GET", server.url, {"X-Test": "1"}))
+        reply = await client.send(HttpRequest("GET", server.url, {}))
         await client.close()
     assert (reply.status, reply.body) == (200, b"GET")
-    assert site.elsewhere.heard == []
+    assert proxy.heard == []
 
 
 class Echo:
