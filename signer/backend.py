@@ -36,11 +36,13 @@ def rejection_secret(signature: bytes) -> bytes:
     return hashlib.sha256(signature).digest()
 
 
-def substitute(secret: bytes, ciphertext: bytes, length: int) -> bytes:
-    """What a bad ciphertext decrypts to: pseudo-random, and the same whenever the same ciphertext comes back.
+def substitute(secret: bytes, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
+    """What a bad ciphertext decrypts to: pseudo-random, and the same whenever the same is asked again.
 
     Fresh random bytes would tell on repetition: garbage under a changing key sometimes ends in good-looking block padding,
-    under a constant one it always does or never does, as with a real key.
+    under a constant one it always does or never does, as with a real key. Asked for another length or as another padding, the
+    same ciphertext gives other bytes: what a good one decrypts to would stand out among answers that fit each other.
     """
-    shake = hashlib.shake_256(hmac.digest(secret, ciphertext, "sha256"))
+    asked = f"{transport.value} {length} ".encode("ascii") + ciphertext
+    shake = hashlib.shake_256(hmac.digest(secret, asked, "sha256"))
     return shake.digest(length)

@@ -354,7 +354,7 @@ class Pkcs11Backend:
         if not isinstance(key, pkcs11.DecryptMixin):
             raise SignerRefused(f"the token does not let the key {self._label!r} decrypt (CKA_DECRYPT)")
         self._check_transport(key, transport)
-        otherwise = substitute(self._secret, ciphertext, length)
+        otherwise = substitute(self._secret, ciphertext, length, transport)
         try:
             plain = _decrypted(key, ciphertext, transport)
         except PKCS11Error:

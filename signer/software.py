@@ -98,7 +98,7 @@ class SoftwareBackend:
     def _decrypt(self, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
         if not isinstance(self._key, rsa.RSAPrivateKey):
             raise SignerRefused("only RSA keys decrypt")
-        otherwise = substitute(self._secret, ciphertext, length)
+        otherwise = substitute(self._secret, ciphertext, length, transport)
         try:
             # OpenSSL rejects bad PKCS #1 padding implicitly, with random bytes of random length: the length is settled here.
             plain = self._key.decrypt(ciphertext, transport.padding)

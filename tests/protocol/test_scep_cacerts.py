@@ -20,7 +20,22 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from tests.helpers.scep import Message, csr, enveloped, opened_certificates, openssl, parse_answer, retag, rsa_key
+from pki.cms.transport import KeyTransport
+from tests.helpers.scep import (
+    HASH_OIDS,
+    NULL,
+    Message,
+    csr,
+    enveloped,
+    explicit,
+    oid,
+    opened_certificates,
+    openssl,
+    parse_answer,
+    retag,
+    rsa_key,
+    seq,
+)
 from tests.helpers.scep_cas import CHALLENGE, ScepCas
 from tests.helpers.server import Server
 from tests.helpers.softhsm import SoftHsm
@@ -136,6 +151,43 @@ def test_what_is_encrypted_to_the_authority_that_only_signs_is_not_read(site: Si
     assert (answer.status, answer.fail_info) == ("2", "1")
     assert answer.text is not None
     assert "encrypted to another certificate" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "transport", "answered"),
+    [
+        ("split", KeyTransport.OAEP_SHA256, "0"),
+        ("own", KeyTransport.OAEP_SHA512_MASK_SHA1, "0"),
+        ("hsm", KeyTransport.OAEP_SHA1, "0"),
+        ("hsm", KeyTransport.OAEP_SHA256, "2"),  # SoftHSM2 2.6.1 does SHA-1 only
+    ],
+    ids=lambda given: getattr(given, "value", given),
+)
+def test_oaep_is_read_where_the_key_can_and_is_bad_alg_where_it_cannot(
+    site: Site, endpoint: str, transport: KeyTransport, answered: str
+) -> None:
+    device = rsa_key("device")
+    content = enveloped(
+        csr(device, challenge=CHALLENGE, common_name=f"oaep-{endpoint}"),
+        to_encrypt_to(site.shown(endpoint)),
+        transport="1.2.840.113549.1.1.7",
+        transport_parameters=oaep_parameters(transport),
+        scheme=transport.padding,
+    )
+    request = Message(key=device, content=content, transaction_id=f"TX-{transport.value}")
+    answer = parse_answer(site.post(endpoint, request.encode()))
+    assert (answer.status, answer.fail_info) == (answered, None if answered == "0" else "0"), answer.text
+    if answered != "0":
+        assert answer.text == (
+            f"key transport {transport.value} is not supported by the token that decrypts here; "
+            "use RSAES-PKCS1-v1_5, or RSAES-OAEP with SHA-1"
+        )
+
+
+def oaep_parameters(transport: KeyTransport) -> bytes:
+    assert transport.oaep is not None
+    hashing, mask = (seq(oid(HASH_OIDS[digest.value]), NULL) for digest in transport.oaep)
+    return seq(explicit(hashing, 0), explicit(seq(oid("1.2.840.113549.1.1.8"), mask), 1))
 
 
 # ---------------------------------------------------------------- the CA that follows

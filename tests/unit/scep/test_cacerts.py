@@ -7,6 +7,8 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
@@ -16,7 +18,9 @@ from pki.cms.signed import parse_signed, verify
 from pki.reasons import Unavailable
 from scep.cacerts import NEXT, SEVERAL, SINGLE, NextCaCertificates, current
 from scep.endpoint import Authority, ScepEndpoint
+from scep.http import ScepServer, routes
 from tests.helpers.scep import ScepCa, SoftwareSigner, certificate, der_of, rsa_key
+from tests.helpers.scep_world import scep_world
 
 
 def alone(ca: ScepCa, *above: x509.Certificate) -> ScepEndpoint:
@@ -106,6 +110,21 @@ async def test_the_successor_is_signed_by_the_issuing_ca_once_for_all_who_ask_at
     assert signed.signer.der == der_of(ca.certificate)
     subjects = {one.subject for one in pkcs7.load_der_pkcs7_certificates(signed.content)}
     assert subjects == {root().subject, intermediate().subject}
+
+
+async def test_over_http_a_signer_that_is_away_is_a_503_and_the_next_client_gets_its_answer() -> None:
+    async with scep_world() as world:
+        signer = Announcing(world.ca.key, away=1)
+        desk = dataclasses.replace(world.desk(), signer=signer)
+        app = web.Application()
+        app.add_routes(routes(ScepServer(endpoints={"default": following(world.ca)}, desk=desk)))
+        async with TestClient(TestServer(app)) as client:
+            away = await client.get("/scep?operation=GetNextCACert")
+            assert away.status == 503
+            assert "Retry-After" in away.headers
+            back = await client.get("/scep?operation=GetNextCACert")
+            assert (back.status, back.content_type) == (200, NEXT)
+            assert "GetNextCACert" in (await (await client.get("/scep?operation=GetCACaps")).text()).splitlines()
 
 
 async def test_a_signer_that_was_away_is_asked_again() -> None:

@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from pki.cms.transport import KeyTransport
 from signer.backend import substitute
 from signer.configuration import ConfigurationError
 from signer.envelope import spki
@@ -125,9 +126,16 @@ def test_a_written_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- implicit rejection
 
 
-def test_the_substitute_depends_on_key_and_ciphertext_and_on_nothing_else() -> None:
-    one = substitute(b"secret", b"ciphertext", 16)
+def test_the_substitute_depends_on_the_key_and_on_what_was_asked_and_on_nothing_else() -> None:
+    one = substitute(b"secret", b"ciphertext", 16, KeyTransport.PKCS1)
     assert len(one) == 16
-    assert substitute(b"secret", b"ciphertext", 16) == one
-    assert substitute(b"another", b"ciphertext", 16) != one
-    assert substitute(b"secret", b"ciphertexT", 16) != one
+    assert substitute(b"secret", b"ciphertext", 16, KeyTransport.PKCS1) == one
+    assert substitute(b"another", b"ciphertext", 16, KeyTransport.PKCS1) != one
+    assert substitute(b"secret", b"ciphertexT", 16, KeyTransport.PKCS1) != one
+
+
+def test_substitutes_of_one_ciphertext_for_several_lengths_and_transports_have_nothing_in_common() -> None:
+    """Else who asks in several ways would see which of the answers is none: the one that does not fit the others."""
+    asked = [(length, transport) for length in (8, 16, 24, 32) for transport in KeyTransport]
+    answers = {substitute(b"secret", b"ciphertext", length, transport)[:8] for length, transport in asked}
+    assert len(answers) == len(asked)
