@@ -48,6 +48,7 @@ class GatedSigner:
         self._process: subprocess.Popen[bytes] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gate")
+        self._away = False
         self._closed = ""  # the operation that is held
         self._behind: list[tuple[asyncio.StreamWriter, bytes]] = []  # what is held
         self._connections: set[asyncio.Task[None]] = set()
@@ -74,6 +75,19 @@ class GatedSigner:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait(PATIENCE)
         self._start()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Nobody is there: whoever asks has lost its connection at once."""
+        assert self._process is not None
+        self._away = True
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait(PATIENCE)
+        try:
+            yield
+        finally:
+            self._start()
+            self._away = False
 
     @contextlib.contextmanager
     def held(self, operation: str) -> Iterator[None]:
@@ -109,23 +123,34 @@ class GatedSigner:
         assert task is not None
         self._connections.add(task)
         try:
-            reader, writer = await self._connect()
-            ways = [asyncio.create_task(self._requests(worker, writer)), asyncio.create_task(_copy(reader, answers))]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)  # who has lost one way has lost both
-            finally:
-                for way in ways:
-                    way.cancel()
-                writer.close()
+            with contextlib.suppress(ConnectionRefusedError):
+                await self._both_ways(worker, answers, *await self._connect())
         finally:
             answers.close()
             self._connections.discard(task)
 
+    async def _both_ways(
+        self,
+        worker: asyncio.StreamReader,
+        answers: asyncio.StreamWriter,
+        signer: asyncio.StreamReader,
+        requests: asyncio.StreamWriter,
+    ) -> None:
+        """Who has lost one way has lost both."""
+        ways = [asyncio.create_task(self._requests(worker, requests)), asyncio.create_task(_copy(signer, answers))]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            requests.close()
+
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        while True:
+        while not self._away:
             with contextlib.suppress(OSError):
                 return await asyncio.open_unix_connection(self._inner)
             await asyncio.sleep(0.02)
+        raise ConnectionRefusedError
 
     async def _requests(self, worker: asyncio.StreamReader, signer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):

@@ -118,9 +118,11 @@ class ScepAsking:
     def renew(self, host: str, *, endpoint: str = "default") -> Ask:
         """RenewalReq, by the certificate that its holder gets now."""
         first = self.enroll(host, endpoint=endpoint)
-        held = first.certificate(self.send(first))
+        return self.renew_with(host, first.certificate(self.send(first)), endpoint=endpoint)
+
+    def renew_with(self, host: str, signer: x509.Certificate, *, endpoint: str = "default") -> Ask:
         request = scep.csr(self.key, common_name=host, challenge=None, sans=(host,))
-        return self._ask(host, endpoint, Message(content=enveloped(request, self.ra), message_type=RENEWAL_REQ), held)
+        return self._ask(host, endpoint, Message(content=enveloped(request, self.ra), message_type=RENEWAL_REQ), signer)
 
     def poll(self, ask: Ask) -> Ask:
         """CertPoll for the same transaction, by the same key."""
