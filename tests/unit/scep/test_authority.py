@@ -10,22 +10,26 @@ import dataclasses
 import logging
 import os
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from asn1crypto import cms as asn1_cms
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from issuance.request import Channel, Pending, Rejected, ScepChallenge
+from issuance.scep_challenges import ScepChallenges, Terms
 from pki.cms.errors import CmsError
 from pki.cms.transport import KeyTransport
 from pki.reasons import Reason, Rejection, Unavailable
-from policy.principal import PrincipalKind
+from policy.principal import COMMAND_LINE, PrincipalKind
 from scep import message
 from scep.authorization import REFUSED
+from scep.endpoint import Renewal, ScepEndpoint, Way
 from scep.failinfo import REASONS
+from scep.onetime import OneTimeWay
 from tests.helpers import scep as other
 from tests.helpers.scep import (
     HASHES,
@@ -46,6 +50,7 @@ from tests.helpers.scep import (
     self_signed,
     seq,
 )
+from tests.helpers.scep_site import ROLES
 from tests.helpers.scep_world import ADDRESS, ScepWorld, scep_world
 
 
@@ -189,8 +194,8 @@ async def test_the_challenge_of_another_endpoint_is_a_wrong_one(site: ScepWorld)
 
 
 @pytest.mark.parametrize("message_type", ["17", "19"])
-async def test_a_certificate_of_ours_is_no_substitute_for_a_challenge(site: ScepWorld, message_type: str) -> None:
-    """Renewal comes later with its own checks; until then nobody renews by having been here before."""
+async def test_a_certificate_of_our_name_is_no_substitute_for_a_challenge(site: ScepWorld, message_type: str) -> None:
+    """One that our key has signed, and that the ledger does not know."""
     ours = other.certificate("dev1", rsa_key("device").public_key(), "Test CA", site.ca.key)
     request = pkcs_req(site.ca, challenge=None)
     request.signer, request.message_type = ours, message_type
@@ -198,34 +203,76 @@ async def test_a_certificate_of_ours_is_no_substitute_for_a_challenge(site: Scep
     assert site.issuance.requests == []
 
 
-MESSAGE_TYPES = [*(str(n) for n in range(31)), "99", "", "019", "19 ", " 19", "+19", "19.0", "-19", "PKCSReq", None]
+def message_types() -> dict[str, list[bytes]]:
+    """As attributes: every number of two digits, what looks like 19, and 19 in other types of string."""
+    numbers = [str(number) for number in range(100)]
+    odd = ["", "019", "19 ", " 19", "+19", "19.0", "-19", "1\uff19", "0x13", "100", "119", "PKCSReq", "19,19"]
+    texts = {repr(text): other.retag(PRINTABLE, other.octets(text.encode())) for text in (*numbers, *odd)}
+    types = {
+        "an INTEGER": other.integer(19),
+        "an OCTET STRING": other.octets(b"19"),
+        "a BMPString": other.retag(0x1E, other.octets("19".encode("utf-16-be"))),
+        "a T61String": other.retag(0x14, other.octets(b"19")),
+        "a NumericString": other.retag(0x12, other.octets(b"19")),
+        "a VisibleString": other.retag(0x1A, other.octets(b"19")),
+        "a SEQUENCE": other.seq(other.printable("19")),
+        "with a NUL": other.retag(PRINTABLE, other.octets(b"19\0")),
+    }
+    found = {name: [other.attribute(other.MESSAGE_TYPE, value)] for name, value in (texts | types).items()}
+    return found | {"missing": []}
 
 
-@pytest.mark.parametrize("challenge", [None, "guess", SECRET], ids=["none", "wrong", "right"])
-@pytest.mark.parametrize("message_type", MESSAGE_TYPES)
-async def test_only_a_pkcsreq_with_the_right_challenge_ever_reaches_the_pipeline(
-    site: ScepWorld, message_type: str | None, challenge: str | None
-) -> None:
+PRINTABLE = 0x13
+NOT_FOR_STRANGERS = {"'17'": BAD_REQUEST, "'20'": BAD_CERT_ID, "'21'": BAD_REQUEST, "'22'": BAD_REQUEST}
+
+
+async def _challenges(site: ScepWorld, endpoint: ScepEndpoint) -> dict[str, str | None]:
+    once = ScepChallenges(database=site.database, clock=site.clock)
+    site.ways[Way.ONE_TIME] = OneTimeWay(once, observer=site.counts)
+    made = [await once.create(Terms("default", ROLES), lifetime=timedelta(hours=1), made_by=COMMAND_LINE) for _ in range(2)]
+    used, unused = [one.challenge for one in made]
+    first = Message(key=rsa_key("stranger"), content=enveloped(csr(rsa_key("stranger"), challenge=used), site.ca.ra))
+    assert (await site.ask(first, endpoint=endpoint)).status == "0"
+    site.issuance.requests.clear()
+    return {"none": None, "wrong": "guess", "used": used, "right": SECRET, "right, opens once": unused}
+
+
+async def test_only_a_pkcsreq_with_a_right_challenge_ever_reaches_the_pipeline(site: ScepWorld) -> None:
     """CVE-2026-30836: a message type that was parsed as a request, and forgotten where the challenge was checked."""
-    request = pkcs_req(site.ca, challenge=challenge)
-    request.message_type = message_type
-    answer = await site.ask(request)
-    if message_type == "19" and challenge == SECRET:
-        assert answer.status == "0"
-    else:
-        refused(answer, BAD_CERT_ID if message_type == "20" else BAD_REQUEST)
-        assert site.issuance.requests == []
+    endpoint = dataclasses.replace(site.ca.endpoint(), challenges=(Way.STATIC, Way.ONE_TIME), renewal=Renewal(ROLES))
+    for challenge, text in (await _challenges(site, endpoint)).items():
+        request = pkcs_req(site.ca, challenge=text)
+        request.message_type, request.signer = None, self_signed(rsa_key("device"))
+        for name, attributes in message_types().items():
+            if name == "'19'":
+                continue
+            answer = await site.ask(dataclasses.replace(request, extra_attributes=attributes), endpoint=endpoint)
+            refused(answer, NOT_FOR_STRANGERS.get(name, BAD_REQUEST))
+            assert site.issuance.requests == [], (name, challenge)
+        answer = await site.ask(dataclasses.replace(request, message_type="19"), endpoint=endpoint)
+        assert (answer.status, len(site.issuance.requests)) == (("0", 1) if challenge.startswith("right") else ("2", 0))
+        site.issuance.requests.clear()
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=6).filter(lambda text: text != "19"))
-async def test_no_text_but_19_is_a_request(text: str) -> None:
-    async with scep_world() as site:
-        request = pkcs_req(site.ca)
-        request.message_type = None
-        request.extra_attributes = [other.attribute(other.MESSAGE_TYPE, other.retag(0x13, other.octets(text.encode())))]
-        answer = await site.ask(request)
-        assert (answer.status, site.issuance.requests) == ("2", [])
+async def test_a_message_of_two_types_is_none(site: ScepWorld) -> None:
+    request = pkcs_req(site.ca)
+    request.message_type = None
+    for attributes in (
+        [other.attribute(other.MESSAGE_TYPE, other.printable("19"), other.printable("18"))],
+        [other.attribute(other.MESSAGE_TYPE, other.printable(number)) for number in ("19", "18")],
+        [other.attribute(other.MESSAGE_TYPE)],
+    ):
+        with pytest.raises(CmsError):
+            await site.ask(dataclasses.replace(request, extra_attributes=attributes))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=6).filter(lambda text: text != "19"))
+async def test_no_text_but_19_is_a_request(site: ScepWorld, text: str) -> None:
+    value = other.retag(PRINTABLE, other.octets(text.encode()))
+    attributes = [other.attribute(other.MESSAGE_TYPE, value)]
+    answer = await site.ask(dataclasses.replace(pkcs_req(site.ca), message_type=None, extra_attributes=attributes))
+    assert (answer.status, site.issuance.requests) == ("2", [])
 
 
 # ---------------------------------------------------------------- whose request
