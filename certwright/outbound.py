@@ -60,8 +60,6 @@ def _why(error: Exception) -> str:
     match error:
         case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as refused):
             return f"its TLS certificate is not accepted: {refused.verify_message}"
-        case aiohttp.ClientConnectorCertificateError():
-            return "its TLS certificate is not accepted"
         case aiohttp.ClientConnectorSSLError():
             return "no TLS connection: it does not speak TLS, or none that is still secure"
         case aiohttp.ClientConnectorDNSError():

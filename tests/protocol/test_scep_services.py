@@ -19,6 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from certwright.errors import Refused
 from certwright.outbound import Outbound, tls_context
 from scep.authorization import REFUSED
 from scep.services import NOT_CHECKED, HttpRequest, ServiceFailure
@@ -199,7 +200,7 @@ def test_no_redirect_is_followed(site: Site, status: int) -> None:
 @pytest.mark.parametrize(
     ("endpoint", "logged"),
     [
-        ("unknown-ca", "its TLS certificate is not accepted: unable to get local issuer certificate"),
+        ("unknown-ca", "its TLS certificate is not accepted: "),
         ("misnamed", "its TLS certificate is not accepted: IP address mismatch, certificate is not valid for '127.0.0.1'."),
         ("plain", "no TLS connection"),
         ("closed", "no connection: "),
@@ -338,6 +339,14 @@ async def test_one_request_is_bounded_in_time_by_itself(tmp_path: Path) -> None:
         with pytest.raises(ServiceFailure, match="it did not answer in time"):
             await client.send(HttpRequest("GET", server.url, {}))
         await client.close()
+
+
+def test_a_ca_file_that_holds_none_any_more_is_named(tmp_path: Path) -> None:
+    gone, empty = tmp_path / "gone.pem", tmp_path / "empty.pem"
+    empty.touch()
+    for path in (gone, empty):
+        with pytest.raises(Refused, match=rf"{path} cannot be used as CA certificates: "):
+            tls_context(path)
 
 
 def test_old_tls_is_not_spoken() -> None:
