@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -35,6 +35,13 @@ old:
   renewal: {roles: [device]}
   legacy: [sha1, des-cbc, des-ede3-cbc]
 approved: {profile: device, registration_authority: scep, renewal: {roles: [device]}, require_approval: true}
+two:
+  profile: device
+  registration_authority: signs
+  encryption_authority: reads
+  challenge: [static, one-time]
+  renewal: {roles: [device]}
+  legacy: [sha1, des-cbc]
 by-ca: {profile: router, use_ca_key: true, renewal: {roles: [device]}}
 """
 PROFILES = """\
@@ -58,40 +65,62 @@ routers:
 """
 
 
-def certify_router_ca(ca: Path) -> None:
-    """Writes a CA that clients encrypt to, and the one that will follow it."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    sealed = BestAvailableEncryption((ca / "passphrase").read_bytes())
-    (ca / "routers.pem").write_bytes(_router_ca(ca, "Interop Router CA", key).public_bytes(Encoding.PEM))
-    (ca / "routers.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealed))
-    (ca / "routers.key").chmod(0o600)
-    later = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    (ca / "next-routers.pem").write_bytes(_router_ca(ca, "Next Interop Router CA", later).public_bytes(Encoding.PEM))
+AUTHORITIES = """\
+signs:
+  certificate: ca/signs.pem
+  key: {software: {file: ca/signs.key, passphrase_file: ca/passphrase}}
+reads:
+  certificate: ca/reads.pem
+  key: {software: {file: ca/reads.key, passphrase_file: ca/passphrase}}
+"""
 
 
-def _router_ca(ca: Path, name: str, key: rsa.RSAPrivateKey) -> x509.Certificate:
-    """Its key usage says that it may be encrypted to, for Apple's and Microsoft's clients look there."""
-    root = x509.load_pem_x509_certificate((ca / "root.pem").read_bytes())
-    root_key = load_pem_private_key((ca / "root.key").read_bytes(), (ca / "root.passphrase").read_bytes())
-    assert isinstance(root_key, rsa.RSAPrivateKey)
-    unused = dict.fromkeys(
-        ("content_commitment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"), False
-    )
-    usage = x509.KeyUsage(digital_signature=True, key_encipherment=True, key_cert_sign=True, crl_sign=True, **unused)
-    identifier = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+USAGES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
+
+
+def certify_more(ca: Path) -> None:
+    """Writes a CA that clients encrypt to, the one that will follow it, and a registration authority of two halves.
+
+    Their key usages say what each is for: Apple's and Microsoft's clients look there.
+    """
+    root = ca / "root.passphrase"
+    both = ("digital_signature", "key_encipherment", "key_cert_sign", "crl_sign")
+    for stem, name, issuer, passphrase, usages in (
+        ("routers", "Interop Router CA", "root", root, both),
+        ("next-routers", "Next Interop Router CA", "root", root, both),
+        ("signs", "Interop RA that signs", "devices", ca / "passphrase", ("digital_signature",)),
+        ("reads", "Interop RA that reads", "devices", ca / "passphrase", ("key_encipherment",)),
+    ):
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        above = x509.load_pem_x509_certificate((ca / f"{issuer}.pem").read_bytes())
+        above_key = load_pem_private_key((ca / f"{issuer}.key").read_bytes(), passphrase.read_bytes())
+        assert isinstance(above_key, rsa.RSAPrivateKey)
+        certificate = _unsigned(name, key, above, usages).sign(above_key, hashes.SHA256())
+        sealed = BestAvailableEncryption((ca / "passphrase").read_bytes())
+        (ca / f"{stem}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+        (ca / f"{stem}.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealed))
+        (ca / f"{stem}.key").chmod(0o600)
+
+
+def _unsigned(name: str, key: rsa.RSAPrivateKey, issuer: x509.Certificate, usages: Collection[str]) -> x509.CertificateBuilder:
+    bits = {name: name in usages for name in USAGES}
+    is_ca = "key_cert_sign" in usages
+    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(root.subject)
+        .issuer_name(issuer.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(root.not_valid_before_utc)
-        .not_valid_after(root.not_valid_before_utc + timedelta(days=365))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
+        .not_valid_before(issuer.not_valid_before_utc)
+        .not_valid_after(issuer.not_valid_before_utc + timedelta(days=365))
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=0 if is_ca else None), critical=True)
+        .add_extension(x509.KeyUsage(**bits), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
-        .sign(root_key, hashes.SHA256())
     )
 
 
@@ -151,6 +180,7 @@ def _configured(text: str) -> str:
     config["profiles"].update(yaml.load(PROFILES))
     config["policies"].update(yaml.load(POLICIES))
     config["issuers"].update(yaml.load(ISSUERS))
+    config["registration_authorities"].update(yaml.load(AUTHORITIES))
     out = StringIO()
     yaml.dump(config, out)
     return out.getvalue()
@@ -162,7 +192,7 @@ def scep_site() -> Iterator[ScepSite]:
         directory = home / "ca"
 
         def edit(text: str) -> str:
-            certify_router_ca(directory / "ca")
+            certify_more(directory / "ca")
             return _configured(text)
 
         with Server(directory=directory, edit=edit) as server:
@@ -181,6 +211,10 @@ def scep_site() -> Iterator[ScepSite]:
 
 def serial(leaf: Path, *, home: Path) -> str:
     return openssl("x509", "-in", leaf, "-noout", "-serial", home=home).strip().partition("=")[2]
+
+
+def key_usage(leaf: Path, *, home: Path) -> str:
+    return openssl("x509", "-in", leaf, "-noout", "-ext", "keyUsage", home=home)
 
 
 def public_key(leaf: Path, *, home: Path) -> str:
@@ -202,9 +236,5 @@ def certificates_of(url: str, *, home: Path) -> list[Path]:
 
 def recipient(url: str, *, home: Path) -> Path:
     """The only certificate of GetCACert that may encrypt keys, and that clients therefore encrypt to."""
-    [found] = [
-        one
-        for one in certificates_of(url, home=home)
-        if "Key Encipherment" in openssl("x509", "-in", one, "-noout", "-ext", "keyUsage", home=home)
-    ]
+    [found] = [one for one in certificates_of(url, home=home) if "Key Encipherment" in key_usage(one, home=home)]
     return found

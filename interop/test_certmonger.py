@@ -84,6 +84,7 @@ def test_getcacaps_and_getcacert_are_what_certmonger_reads(scep: ScepSite, home:
 def test_what_a_one_time_challenge_has_opened_renews_itself_and_takes_another_key(scep: ScepSite, home: Path) -> None:
     """By PKCSReq, signed with the old certificate; the challenge goes with it, and is of no use any more."""
     challenge = scep.one_time_challenge("default", "--subject", f"CN={NAME}", "--san", NAME)
+    before = len(scep.server.log_lines())
     with certmonger(scep, home) as client:
         client.request(challenge)
         client.wait_for("MONITORING")
@@ -96,6 +97,8 @@ def test_what_a_one_time_challenge_has_opened_renews_itself_and_takes_another_ke
         client("rekey", "-i", "r1")
         client.wait_for_another(second)
         client.verify()
+    log = scep.server.log_lines()[before:]
+    assert {line["method"] for line in log if line.get("path") == "/scep"} == {"GET"}
     made = openssl("pkey", "-in", home / "key.pem", "-pubout", home=home)
     assert public_key(client.leaf, home=home) == made != key
 
@@ -120,6 +123,13 @@ def test_a_denied_request_is_reported_as_rejected(scep: ScepSite, home: Path) ->
         client("refresh", "-i", "r1")
         client.wait_for("CA_REJECTED")
         assert not client.leaf.exists()
+
+
+def test_it_takes_a_registration_authority_of_two_halves(scep: ScepSite, home: Path) -> None:
+    with certmonger(scep, home, "two") as client:
+        client.request()
+        client.wait_for("MONITORING")
+        client.verify()
 
 
 def test_a_wrong_challenge_is_reported_as_rejected(scep: ScepSite, home: Path) -> None:

@@ -20,9 +20,10 @@ def enrol(scep: ScepSite, home: Path, *options: str, endpoint: str = "old", chal
     ]
 
 
-def test_scepclient_enrols_with_a_challenge_password(scep: ScepSite, home: Path) -> None:
+@pytest.mark.parametrize("endpoint", ["old", "two"])
+def test_scepclient_enrols_with_a_challenge_password(scep: ScepSite, home: Path, endpoint: str) -> None:
     """It encrypts to every certificate of GetCACert; the one of ours is found among the recipients."""
-    run(enrol(scep, home), home=home)
+    run(enrol(scep, home, endpoint=endpoint), home=home)
     verify(scep.hold(home / "cert.pem", home=home), purpose="sslclient")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from interop.scep import ScepSite, public_key, recipient, serial
+from interop.scep import ScepSite, key_usage, public_key, recipient, serial
 from interop.support import environment, needs, openssl, refused, run, verify, within_a_minute
 
 pytestmark = needs("pki", package="strongswan-pki, libstrongswan-extra-plugins")
@@ -39,24 +39,17 @@ class Pki:
 
     def command(self, key: Path, *options: str | Path, name: str = NAME) -> list[str | Path]:
         anchors = [part for file in self.authorities() for part in ("--cacert", file)]
-        protects = self.home / "ra.pem"
-        if not protects.exists():
-            protects = recipient(self.scep.url(self.endpoint), home=self.home)
-        return [
-            *(
-                "pki",
-                "--scep",
-                "--url",
-                self.scep.url(self.endpoint),
-                "--in",
-                key,
-                "--dn",
-                f"O=Interop, CN={name}",
-                "--san",
-                name,
-            ),
-            *("--cacert-enc", protects, "--cacert-sig", protects, *anchors, *options, "--outform", "pem"),
-        ]
+        signs, reads = self._protects()
+        what: list[str | Path] = ["--in", key, "--dn", f"O=Interop, CN={name}", "--san", name]
+        authority: list[str | Path] = ["--cacert-enc", reads, "--cacert-sig", signs, *anchors]
+        return ["pki", "--scep", "--url", self.scep.url(self.endpoint), *what, *authority, *options, "--outform", "pem"]
+
+    def _protects(self) -> tuple[Path, Path]:
+        """Whose signature it expects, and whom it encrypts to: by the key usages, where they are not the same."""
+        reads = recipient(self.scep.url(self.endpoint), home=self.home)
+        authorities = sorted(self.home.glob("ra*.pem"))
+        signing = [one for one in authorities if "Digital Signature" in key_usage(one, home=self.home)]
+        return (signing or [reads])[0], reads
 
     def enrol(self, key: Path, *options: str | Path, name: str = NAME, challenge: str | None = None) -> list[str | Path]:
         secret = self.scep.challenge(self.endpoint) if challenge is None else challenge
@@ -93,12 +86,13 @@ def test_scepca_tells_the_ra_from_the_ca_and_trusts_it(scep: ScepSite, home: Pat
         pytest.param("default", ("--cipher", "aes", "--digest", "sha384", "--rsa-padding", "pss"), id="RSASSA-PSS and SHA-384"),
         pytest.param("old", ("--cipher", "des3", "--digest", "sha1"), id="3DES and SHA-1, as old devices send"),
         pytest.param("by-ca", ("--cipher", "aes", "--digest", "sha256"), id="to the CA's own key"),
+        pytest.param("two", ("--cipher", "aes", "--digest", "sha256"), id="to one that reads, from another that signs"),
     ],
 )
 def test_scep_enrols_with_a_challenge_password(scep: ScepSite, home: Path, endpoint: str, options: tuple[str, ...]) -> None:
     pki = Pki(scep, home, endpoint)
     pki.got(pki.enrol(pki.key(), *options))
-    assert (home / "ra.pem").exists() == (endpoint != "by-ca")
+    assert len(list(home.glob("ra*.pem"))) == {"by-ca": 0, "two": 2}.get(endpoint, 1)
 
 
 @pytest.mark.parametrize("endpoint", ["default", "by-ca"])
