@@ -73,10 +73,9 @@ class Enrolments:
 
     async def _let_in_before(self, asked: Asked) -> Authorization | None:
         """By something that opens only once, which nobody is asked about again."""
-        if not OPEN_ONCE.intersection(asked.endpoint.challenges):
-            return None
-        earlier = await self._earlier(asked)
-        if earlier is None or earlier.way not in asked.endpoint.challenges:
+        once = OPEN_ONCE.intersection(asked.endpoint.challenges)
+        earlier = await self._earlier(asked) if once else None
+        if earlier is None or earlier.way not in once:
             return None
         (evidence,) = earlier.request.evidence
         return Authorization(earlier.way, earlier.request.principal, evidence, earlier.request.profile)

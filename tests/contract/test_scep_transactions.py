@@ -30,6 +30,7 @@ from pki.identifiers import Identifier, parse_dns, parse_ip
 from pki.reasons import Reason
 from policy.limits import Limit
 from policy.principal import Principal, PrincipalKind
+from scep.authorization import REFUSED as NOT_LET_IN
 from scep.authorization import Asked, Authorization
 from scep.endpoint import Renewal, ScepEndpoint, ScepLimits, Way
 from scep.transactions import REMEMBERED, Place, Transactions
@@ -340,6 +341,25 @@ async def test_what_opens_once_does_not_open_again_for_the_certificate_that_it_m
     clock.advance(timedelta(days=48))
     assert (await once.ask(again, endpoint)).status == REFUSED
     assert await once.certificates() == 1
+
+
+class NoWay:
+    async def authorize(self, _asked: Asked) -> Authorization | None:
+        return None
+
+
+async def test_a_password_that_was_taken_back_opens_nothing_again_and_what_it_opened_is_still_polled_for(
+    database: Database, clock: FakeClock
+) -> None:
+    """Also where the endpoint has challenges that open once, whose requests are let in a second time."""
+    site = ScepSite(database, clock, ways={Way.ONE_TIME: NoWay()})
+    endpoint = site.endpoint(challenges=(Way.STATIC, Way.ONE_TIME), require_approval=True)
+    request = pkcs_req(site.ca)
+    waits(await site.ask(request, endpoint))
+    site.challenges.right.clear()
+    answer = await site.ask(request, endpoint)
+    assert (answer.status, answer.text) == (REFUSED, NOT_LET_IN)
+    waits(await site.ask(poll(site.ca, request), endpoint))
 
 
 async def test_a_common_name_that_a_database_cannot_hold_is_refused_like_any_other(once: ScepSite) -> None:
