@@ -44,7 +44,7 @@ def user_list(config: ConfigOption = None, output: OutputOption = Output.TABLE) 
 
 @user.command("disable", epilog="Example: certwright scep user disable portal-1 --endpoint default")
 def user_disable(name: UserArgument, config: ConfigOption = None, endpoint: EndpointOption = "default") -> None:
-    """End a user's password at once, on every node. Challenges that they got stay valid until they expire."""
+    """End a user's password at once, on every node, and with it the challenges that they were given."""
     from certwright import admin_scep_users
 
     finish(lambda: admin_scep_users.user_disable(config, name, endpoint))

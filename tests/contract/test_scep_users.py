@@ -10,8 +10,10 @@ import pytest
 
 from issuance.credentials import Credential, CredentialKind, Credentials
 from issuance.lockout import FailureLimits
+from issuance.scep_challenges import ScepChallenges, Terms
 from pki.reasons import Reason, Rejection
 from policy.limits import Limit
+from policy.principal import COMMAND_LINE, Principal, PrincipalKind
 from storage.database import Database
 from tests.helpers.clock import FakeClock
 
@@ -93,3 +95,30 @@ async def test_guessing_locks_the_name_from_this_address_and_then_the_address(
     assert await check("b", "right") is Reason.RATE_LIMITED  # four from this address
     clock.advance(timedelta(minutes=15))
     assert isinstance(await check("a", "right"), Credential)
+
+
+async def test_a_users_challenges_open_while_their_user_does_and_are_counted_until_used(
+    credentials: Credentials, database: Database, clock: FakeClock
+) -> None:
+    challenges = ScepChallenges(database=database, clock=clock)
+    await credentials.set_scep_user(endpoint="default", user="ndes", password="x")
+    user = Principal(PrincipalKind.SCEP_USER, "scep:default/ndes", frozenset())
+    other = Principal(PrincipalKind.SCEP_USER, "scep:default/other", frozenset())
+    terms, hour = Terms("default", frozenset({"device"})), timedelta(hours=1)
+    first, second, short = [
+        await challenges.create(terms, lifetime=lifetime, made_by=user) for lifetime in (hour, hour, hour / 2)
+    ]
+    orphan = await challenges.create(terms, lifetime=hour, made_by=other)
+    assert (await challenges.unused(user), await challenges.unused(other)) == (3, 1)
+    assert await challenges.find(endpoint="default", challenge=first.challenge) is not None
+    assert await challenges.find(endpoint="default", challenge=orphan.challenge) is None  # there is no such user
+
+    await challenges.disable(first.id, by=COMMAND_LINE)
+    clock.advance(hour / 2)
+    assert await challenges.unused(user) == 1
+    assert await challenges.find(endpoint="default", challenge=short.challenge) is None
+
+    await credentials.disable(CredentialKind.SCEP_USER, "scep:default/ndes")
+    assert await challenges.find(endpoint="default", challenge=second.challenge) is None
+    await credentials.set_scep_user(endpoint="default", user="ndes", password="y")
+    assert await challenges.find(endpoint="default", challenge=second.challenge) is not None
