@@ -15,9 +15,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from certwright.clients import env_file
+from certwright.commands import with_database
 from certwright.compose import expected_keys
 from certwright.config import Config, load
-from certwright.doctor_scep import scep_warnings
+from certwright.doctor_scep import challenge_warnings, scep_warnings, static_challenges
 from certwright.exporter import NotAvailable, find_internals
 from certwright.failures import DONE, REFUSED
 from pki.clock import Clock, to_datetime
@@ -47,7 +48,8 @@ def check(file: Path, clock: Clock) -> int:
 
 
 def _findings(config: Config, clock: Clock) -> Iterator[Finding]:
-    yield _database(config)
+    database = _database(config)
+    yield database
     yield from _keys(config)
     yield from _server_certificate(config)
     yield from _expiry(config, clock)
@@ -55,6 +57,9 @@ def _findings(config: Config, clock: Clock) -> Iterator[Finding]:
     yield from _roles(config)
     yield from _est(config, clock)
     yield from (Finding("warn", said) for said in scep_warnings(config))
+    if config.scep and database.level == "ok":
+        known = with_database(config, lambda opened: static_challenges(opened, clock.micros()))
+        yield from (Finding("warn", said) for said in challenge_warnings(config, known))
     yield from _linking(config)
     yield from _perspectives(config, clock)
     if env_file(config).exists():

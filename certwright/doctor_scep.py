@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import orjson
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from certwright.compose_scep import scep_endpoint
 from certwright.config import Config
-from certwright.config_scep import extension
+from certwright.config_scep import ScepSettings, extension
+from issuance.credentials import CredentialKind
+from pki.clock import Micros
+from pki.cms.types import Cipher
+from scep.endpoint import Way
+from storage.database import Database
+
+STATIC_SQL = """
+SELECT id, endpoint, roles, CASE WHEN secret LIKE 'scrypt:%' THEN 1 ELSE 0 END AS chosen FROM credential
+WHERE kind = $1 AND disabled_at IS NULL AND (expires_at IS NULL OR expires_at > $2) ORDER BY id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StaticChallenge:
+    """One that opens. `chosen` by a person: what Certwright makes itself is stored otherwise (issuance/credentials.py)."""
+
+    id: str
+    endpoint: str
+    roles: frozenset[str]
+    chosen: bool
 
 
 def scep_warnings(config: Config) -> Iterator[str]:
@@ -31,6 +53,55 @@ def scep_warnings(config: Config) -> Iterator[str]:
                 f"SCEP endpoint {name}: the certificate of issuer {endpoint.issuer} has the key usage keyEncipherment beside the "
                 "registration authority's: some clients encrypt to the CA then, and are refused"
             )
+
+
+async def static_challenges(database: Database, now: Micros) -> Sequence[StaticChallenge]:
+    """Of all endpoints, those that the configuration has no more too. Raises Unavailable."""
+    rows = await database.fetch(STATIC_SQL, CredentialKind.SCEP_CHALLENGE.value, now)
+    return [
+        StaticChallenge(row["id"], row["endpoint"], frozenset(orjson.loads(row["roles"])), bool(row["chosen"])) for row in rows
+    ]
+
+
+def challenge_warnings(config: Config, challenges: Sequence[StaticChallenge]) -> Iterator[str]:
+    """Who is let in and gets nothing, who could be guessed, and which way in has nobody who could use it."""
+    granted = {role for policy in config.policies for role in policy.roles}
+    for name, settings in config.scep.items():
+        for what, roles in _roles(settings):
+            if not roles & granted:
+                yield f"SCEP endpoint {name}: no policy has a role of its {what} ({', '.join(sorted(roles))}); see `policies`"
+        if Way.STATIC not in settings.challenges:
+            continue
+        own = [challenge for challenge in challenges if challenge.endpoint == name]
+        if not own:
+            yield f"SCEP endpoint {name}: nobody knows a static challenge of it; do: certwright scep challenge set --endpoint {name}"
+        for challenge in own:
+            yield from _of_one(challenge, settings, granted)
+
+
+def _of_one(challenge: StaticChallenge, settings: ScepSettings, granted: set[str]) -> Iterator[str]:
+    what = f"SCEP endpoint {settings.name}: the static challenge {challenge.id}"
+    if not challenge.roles & granted:
+        yield f"{what} has no role that a policy has ({', '.join(sorted(challenge.roles))}); see `policies`"
+    if challenge.chosen:
+        yield f"{what} was chosen by somebody and may be guessed; certwright scep challenge set makes one that is not"
+    if Cipher.DES_CBC.value in settings.legacy:
+        yield (
+            f"{what} can be read by whoever records a message and breaks its DES (`legacy`): give such devices an endpoint of their "
+            "own, with one-time challenges"
+        )
+
+
+def _roles(settings: ScepSettings) -> Iterator[tuple[str, frozenset[str]]]:
+    if settings.renewal.roles:
+        yield "renewal", settings.renewal.roles
+    for what, service in (
+        ("challenge_page", settings.challenge_page),
+        ("webhook", settings.webhook),
+        ("intune", settings.intune),
+    ):
+        if service is not None:
+            yield what, service.roles
 
 
 def _issued(above: x509.Certificate, below: x509.Certificate) -> bool:
