@@ -16,6 +16,7 @@ from certwright.errors import Refused
 from scep.services import AT_ONCE, HttpReply, HttpRequest, ServiceFailure
 
 MAX_REPLY = 64 * 1024  # octets
+KEPT = 4.0  # seconds that an idle connection is kept: many servers end it after 5, and what they end then is not asked again
 
 
 class Outbound:
@@ -25,7 +26,7 @@ class Outbound:
         """Inside a running event loop. `context` from `tls_context`; `timeout` is for one request, the connection included."""
         self._max_reply = max_reply
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context, limit=AT_ONCE),
+            connector=aiohttp.TCPConnector(ssl=context, limit=AT_ONCE, keepalive_timeout=KEPT),
             timeout=aiohttp.ClientTimeout(total=timeout.total_seconds()),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # no proxy of somebody's environment hears what is asked
