@@ -28,6 +28,8 @@ from scep.enrolment import Enrolments
 from scep.onetime import OneTimeWay
 from storage.database import Database, Row, Step
 from tests.helpers.clock import FakeClock
+from tests.helpers.databases import second_node
+from tests.helpers.issuing import Issuing
 from tests.helpers.scep import Answer, Message, csr, enveloped, rsa_key
 from tests.helpers.scep_site import ROLES, ScepSite, the_certificate
 
@@ -60,8 +62,9 @@ class Gate:
 class Site(ScepSite):
     """With real challenges of both kinds; "secret" is the static one of both endpoints."""
 
-    def __init__(self, database: Database, clock: FakeClock, **changes: Any) -> None:
-        super().__init__(database, clock, **changes)
+    def __init__(self, database: Database, clock: FakeClock, *, issuing: Issuing | None = None) -> None:
+        super().__init__(database, clock)
+        self.issuing = issuing or self.issuing
         self.moving = clock
         self.one_time = ScepChallenges(database=database, clock=clock)
         self.credentials = Credentials(database=database, clock=clock)
@@ -296,6 +299,21 @@ async def test_of_two_requests_at_once_one_gets_a_certificate(site: Site) -> Non
     answers = await asyncio.gather(*map(site.ask, asked))
     assert sorted(answer.status for answer in answers) == ["0", "2", "2"]
     assert await site.certificates() == 1
+
+
+async def test_two_nodes_let_one_of_them_in(database_url: str, database: Database, clock: FakeClock) -> None:
+    async with second_node(database_url) as other:
+        first = Site(database, clock)
+        sites = [first, Site(other, clock, issuing=first.issuing)]
+        for number in range(3):
+            made = await sites[0].made()
+            asked = [
+                site.ask(site.request(made.challenge, label=f"dev{n}", transaction=f"TX-{number}{n}"))
+                for n, site in enumerate(sites * 2)
+            ]
+            answers = await asyncio.gather(*asked)
+            assert sorted(answer.status for answer in answers) == ["0", "2", "2", "2"]
+        assert await sites[1].certificates() == 3
 
 
 async def test_the_same_request_twice_at_once_is_one_certificate(site: Site) -> None:
