@@ -100,7 +100,7 @@ class RegistrationAuthority:
         csr, own_key = self._read(plaintext, request, renews=obstacle is None)
         signed_with = "" if holder is None else holder.held.credential_id
         asked = Asked(self._endpoint, self._place(request), csr, source_address, own_key, signed_with)
-        self._note_legacy(request, cipher, csr)
+        self._note_legacy(request.digest.value, cipher.value, csr.signature_digest)
         outcome = await self._outcome(asked, request, holder)
         return self._reply(outcome, to, request.signer, cipher)
 
@@ -139,6 +139,7 @@ class RegistrationAuthority:
         """
         cipher = self._enveloped(request).cipher
         outcome = await self._desk.enrolments.poll(self._place(request), self._endpoint, source_address=source_address)
+        self._note_legacy(request.digest.value, cipher.value)
         return self._reply(outcome, to, request.signer, cipher)
 
     def _reply(self, outcome: Outcome, to: ReplyTo, signer: CertificateView, cipher: Cipher) -> CertRep:
@@ -160,7 +161,9 @@ class RegistrationAuthority:
             raise Refusal(FailInfo.BAD_REQUEST, "this is for clients that sign with a certificate that was issued here")
         self._desk.holders.check_in_time(holder, self._endpoint)
         plaintext, cipher = await self._open(request)
-        return self._success(to, await find(plaintext, holder, self._endpoint), request.signer, cipher)
+        found = await find(plaintext, holder, self._endpoint)
+        self._note_legacy(request.digest.value, cipher.value)
+        return self._success(to, found, request.signer, cipher)
 
     # ------------------------------------------------------------------ shared
 
@@ -192,9 +195,9 @@ class RegistrationAuthority:
         random_bytes = self._desk.random_bytes
         return message.success(to, content, signer, cipher, nonce=self._nonce(), random_bytes=random_bytes)
 
-    def _note_legacy(self, request: PkiMessage, cipher: Cipher, csr: Csr) -> None:
+    def _note_legacy(self, *algorithms: str) -> None:
         """A device that still needs a legacy switch is worth a line: it may also be a downgrade on the way (GetCACaps is bare)."""
-        used = LEGACY & {request.digest.value, cipher.value, csr.signature_digest}
+        used = LEGACY.intersection(algorithms)
         for algorithm in sorted(used):
             self._desk.observer.legacy(endpoint=self._endpoint.name, algorithm=algorithm)
         if used:

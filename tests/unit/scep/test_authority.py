@@ -50,7 +50,7 @@ from tests.helpers.scep import (
     self_signed,
     seq,
 )
-from tests.helpers.scep_site import ROLES
+from tests.helpers.scep_site import ROLES, the_certificate
 from tests.helpers.scep_world import ADDRESS, ScepWorld, scep_world
 
 
@@ -401,6 +401,25 @@ async def test_a_request_signed_weakly_is_bad_alg_and_named(
         refused(answer, BAD_ALG)
         assert answer.text is not None
         assert digest.upper() in answer.text.upper()
+
+
+async def test_every_message_in_legacy_algorithms_is_counted_whatever_it_asks_for(site: ScepWorld) -> None:
+    endpoint = dataclasses.replace(site.ca.endpoint(legacy=("sha1", "des-ede3-cbc")), renewal=Renewal(ROLES))
+    first = pkcs_req(site.ca)
+    held = the_certificate(await site.ask(first, endpoint=endpoint), first)
+    assert site.counts.legacies == []
+    site.issuance.script.append(Pending("i-1", 30))
+    names = other.issuer_and_serial(held)
+    for status, message_type, transaction_id, inside in (
+        ("3", "17", "TX-2", csr(rsa_key("device"), challenge=None)),
+        ("0", "20", "TX-2", b"whatever"),
+        ("0", "21", "TX-3", names),
+    ):
+        content = enveloped(inside, site.ca.ra, cipher="des-ede3-cbc")
+        request = Message(signer=held, content=content, message_type=message_type, transaction_id=transaction_id, digest="sha1")
+        assert (await site.ask(request, endpoint=endpoint)).status == status
+        assert site.counts.legacies == [("default", "des-ede3-cbc"), ("default", "sha1")], message_type
+        site.counts.legacies.clear()
 
 
 async def test_an_unknown_digest_is_bad_alg_answered_with_sha256(site: ScepWorld) -> None:
