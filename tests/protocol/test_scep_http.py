@@ -16,6 +16,7 @@ from tests.helpers.scep import (
     KnownChallenges,
     Message,
     csr,
+    der_of,
     enveloped,
     parse_answer,
     pkcs_req,
@@ -229,6 +230,21 @@ async def test_get_over_http_1_0_with_a_long_line(site: Site) -> None:
     assert head.split(b"\r\n")[0].endswith(b" 200 OK")
     assert f"Content-Length: {len(body)}".encode() in head
     assert parse_answer(body).status == "0"
+
+
+async def test_a_line_may_have_64_kib_and_not_more(site: Site) -> None:
+    """Of an RSA-4096 key, with as many certificates as fit."""
+    device = rsa_key("big device", 4096)
+    message = Message(key=device, content=enveloped(csr(device), site.ca.ra))
+    message.bag = [der_of(message.certificate()), *[der_of(site.ca.certificate)] * 53]
+    data = message.encode()
+    query = f"operation=PKIOperation&message={base64.urlsafe_b64encode(data).decode()}"
+    assert 60_000 < len(query) < 65_000
+    head = "Host: x\r\nConnection: close\r\n"
+    reply = await site.raw_reply(f"GET /scep?{query} HTTP/1.1\r\n{head}\r\n".encode())
+    assert (reply.status, parse_answer(reply.body).status) == (200, "0")
+    reply = await site.raw_reply(f"GET /scep?{query}&{'x' * 6000} HTTP/1.1\r\n{head}\r\n".encode())
+    assert reply.status == 400
 
 
 async def test_a_refusal_is_a_signed_certrep_with_status_200(site: Site) -> None:
