@@ -14,11 +14,38 @@ from pki.cms.ber import normalise
 from pki.cms.envelope import parse_enveloped
 from pki.cms.errors import CmsError, CmsProblem
 from pki.cms.signed import parse_signed, verify
+from pki.cms.transport import read_transport
 from pki.cms.types import read_certificate
 from pki.der import DerError
 from scep.message import has_key, parse
+from signer.api import SignerRefused
+from signer.messages import check_announcement, check_cert_rep
 from tests.helpers.mutations import mutations
-from tests.helpers.scep import Message, ScepCa, csr, der_of, enveloped, pkcs_req, rsa_key, self_signed
+from tests.helpers.scep import (
+    HASH_OIDS,
+    NULL,
+    Message,
+    ScepCa,
+    csr,
+    der_of,
+    enveloped,
+    explicit,
+    octets,
+    oid,
+    pkcs_req,
+    rsa_key,
+    self_signed,
+    seq,
+)
+from tests.helpers.signing_messages import cert_rep
+
+OAEP, MGF1, P_SPECIFIED = (f"1.2.840.113549.1.1.{last}" for last in (7, 8, 9))
+
+
+def whole_oaep() -> bytes:
+    """RSAES-OAEP-params with every field."""
+    digest = seq(oid(HASH_OIDS["sha256"]), NULL)
+    return seq(explicit(digest, 0), explicit(seq(oid(MGF1), digest), 1), explicit(seq(oid(P_SPECIFIED), octets(b"")), 2))
 
 
 @functools.cache
@@ -29,6 +56,8 @@ def seeds() -> tuple[bytes, ...]:
         pkcs_req(ca).encode(),
         pss.encode(),
         enveloped(b"content", ca.ra),
+        enveloped(b"content", ca.ra, transport=OAEP, transport_parameters=whole_oaep()),
+        cert_rep(status="2"),
         der_of(ca.certificate),
         csr(rsa_key("device")),
     )
@@ -43,7 +72,11 @@ def everything(data: bytes) -> None:
     with contextlib.suppress(CmsError):
         parse(data)
     with contextlib.suppress(CmsError):
-        parse_enveloped(data)
+        for recipient in parse_enveloped(data).recipients:
+            read_transport(recipient.key_algorithm)
+    for check in (check_cert_rep, check_announcement):
+        with contextlib.suppress(SignerRefused):
+            check(data, digest_size=32)
     with contextlib.suppress(CmsError):
         read_certificate(data).rsa_key()
     has_key(data, signer)
