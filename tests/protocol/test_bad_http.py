@@ -138,6 +138,7 @@ def test_old_tls_is_refused(site: Site) -> None:
             context.wrap_socket(plain)
 
 
+SCEP = ("/scep", "/cgi-bin/", "/certsrv/", "/CertSrv/")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "get", "M-SEARCH")
 
 
@@ -145,7 +146,7 @@ def test_no_method_is_a_bug_or_a_way_around_authentication(site: Site) -> None:
     for listener in LISTENERS:
         for template in site.templates[listener]:
             for method in METHODS:
-                path = concrete(template) + ("?operation=PKIOperation" if template.startswith("/scep") else "")
+                path = concrete(template) + ("?operation=PKIOperation" if template.startswith(SCEP) else "")
                 judge(site.wires[listener].send(method, path), template, f"{method} {path}")
 
 
@@ -232,7 +233,7 @@ def test_a_protocol_is_not_served_by_another_ones_listener(site: Site) -> None:
     """ACME and REST never in clear text, SCEP never where a client certificate is asked for, metrics nowhere else."""
     where = {listener: {path.split("/")[1] for path in paths} for listener, paths in site.templates.items()}
     assert where[Listener.HTTP] & {"acme", "api", "metrics"} == set()
-    assert where[Listener.MTLS] & {"acme", "scep", "metrics"} == set()
+    assert where[Listener.MTLS] & {"acme", "scep", "cgi-bin", "certsrv", "CertSrv", "metrics"} == set()
     assert where[Listener.HTTPS] & {"metrics", ".well-known"} == set()
     assert where[Listener.METRICS] == {"metrics", "livez", "readyz"}
     assert site.doors.http.send("POST", "/acme/default/new-account", b"{}").status == 404
