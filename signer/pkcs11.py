@@ -273,7 +273,7 @@ class Pkcs11Backend:
         self._key: pkcs11.PrivateKey | None = None
         self._is_rsa = False
         self._secret = b""
-        self._transports: dict[KeyTransport, bool] = {}  # whether the token does it, as far as anybody has asked
+        self._transports: set[KeyTransport] = set()  # that the token has been seen to do
         token.add(self)
 
     def __repr__(self) -> str:
@@ -323,7 +323,7 @@ class Pkcs11Backend:
         if isinstance(public_key, rsa.RSAPublicKey):
             self._secret = rejection_secret(self._sign(REJECTION_LABEL, "sha256"))
         self._public_key = public_key
-        self._transports = {}
+        self._transports = set()
 
     def _prove(self, public_key: PublicKey) -> None:
         algorithm = signature_algorithm(public_key)
@@ -365,22 +365,26 @@ class Pkcs11Backend:
         return plain if len(plain) == length else otherwise
 
     def _check_transport(self, key: pkcs11.DecryptMixin, transport: KeyTransport) -> None:
-        """Raises TransportUnavailable. Tried once, with a ciphertext of ours: the answer must not depend on anybody else's."""
-        if transport not in self._transports:
-            public_key = self._public_key
-            if not isinstance(public_key, rsa.RSAPublicKey):
-                raise SignerRefused("only RSA keys decrypt")
-            try:
-                able = _decrypted(key, public_key.encrypt(_PROBE[:8], transport.padding), transport) == _PROBE[:8]
-            except (PKCS11Error, ValueError):  # ValueError: the modulus has no room for this digest
-                self._touch()
-                able = False
-            self._transports[transport] = able
-        if not self._transports[transport]:
-            instead = "RSAES-PKCS1-v1_5, or RSAES-OAEP with SHA-1" if transport.oaep else "RSAES-OAEP"
-            raise TransportUnavailable(
-                f"key transport {transport.value} is not supported by the token that decrypts here; use {instead}"
-            )
+        """Raises TransportUnavailable. Tried with a ciphertext of ours: the answer must not depend on anybody else's.
+
+        Tokens have no common error for it, so every one counts while the handle is alive; and it is tried again the next time, for it
+        may have been another reason.
+        """
+        if transport in self._transports:
+            return
+        public_key = self._public_key
+        if not isinstance(public_key, rsa.RSAPublicKey):
+            raise SignerRefused("only RSA keys decrypt")
+        with contextlib.suppress(PKCS11Error, ValueError):  # ValueError: the modulus has no room for this digest
+            ours = _PROBE[:8]
+            if _decrypted(key, public_key.encrypt(ours, transport.padding), transport) == ours:
+                self._transports.add(transport)
+                return
+        self._touch()
+        instead = "RSAES-PKCS1-v1_5, or RSAES-OAEP with SHA-1" if transport.oaep else "RSAES-OAEP"
+        raise TransportUnavailable(
+            f"key transport {transport.value} is not supported by the token that decrypts here; use {instead}"
+        )
 
     def _touch(self) -> None:
         """Raises PKCS11Error when the handle is dead."""
