@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pki.identifiers import DnsName, IpAddress, parse_dns, parse_ip
+from pki.identifiers import DnsName, IpAddress, parse_dns, parse_identifier, parse_ip
 from pki.reasons import Reason, Rejection
 
 
@@ -88,3 +88,24 @@ def test_addresses_have_one_spelling_and_no_zone() -> None:
 def test_a_wildcard_is_proved_by_the_name_below_its_star() -> None:
     """RFC 8555 §7.1.3."""
     assert parse_dns("*.example.com").base == DnsName("example.com")
+
+
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [
+        ("dns:R7.example.com", "dns:r7.example.com"),
+        ("DNS:r7.example.com", "dns:r7.example.com"),
+        ("r7.example.com", "dns:r7.example.com"),
+        ("ip:2001:DB8::1", "ip:2001:db8::1"),
+        ("2001:db8::1", "ip:2001:db8::1"),
+        ("192.0.2.1", "ip:192.0.2.1"),
+    ],
+)
+def test_a_name_may_say_what_it_is_and_need_not(text: str, tag: str) -> None:
+    assert parse_identifier(text).tag == tag
+
+
+@pytest.mark.parametrize("text", ["", "dns:", "ip:", "ip:r7.example.com", "dns:192.0.2.1", "uri:https://example.com", "cn:r7"])
+def test_what_says_to_be_something_else_is_refused(text: str) -> None:
+    with pytest.raises(Rejection):
+        parse_identifier(text)
