@@ -20,7 +20,10 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AttributeOID
 
+from certwright.compose_scep import scep_endpoint
+from certwright.config import load
 from issuance.request import Pending
+from scep import cacerts
 from scep.endpoint import Renewal
 from tests.helpers.scep import (
     CONTENT_TYPE,
@@ -64,6 +67,7 @@ from tests.helpers.scep_devices import (
 from tests.helpers.scep_served import Site, served
 from tests.helpers.scep_site import by_issuer_and_serial, opened, renewal, the_certificate
 from tests.helpers.scep_world import scep_world
+from tests.helpers.server import run
 
 OLD = ("md5", "sha1", "des-cbc", "des-ede3-cbc")
 
@@ -348,18 +352,21 @@ async def test_apple_sends_ber_and_its_base64_bare(site: Site) -> None:
     the_certificate(parse_answer(reply.body), message)
 
 
-async def test_apple_wants_an_ra_that_signs_and_decrypts_and_a_ca_that_does_neither(site: Site) -> None:
-    """-67731, "key usage is incorrect", before it sends anything; and without Renewal in the capabilities it never renews."""
-    _, _, body = await site.get("/scep/default?operation=GetCACert")
-    usages = {
-        found.subject: found.extensions.get_extension_for_class(x509.KeyUsage).value
-        for found in pkcs7.load_der_pkcs7_certificates(body)
-    }
-    ra, ca = usages[site.ca.ra.subject], usages[site.ca.certificate.subject]
-    assert (ra.digital_signature, ra.key_encipherment, ra.key_cert_sign) == (True, True, False)
-    assert (ca.key_encipherment, ca.key_cert_sign) == (False, True)
-    _, _, caps = await site.get("/scep/default?operation=GetCACaps")
-    assert b"Renewal" in caps.split(b"\n")
+def test_apple_wants_an_ra_that_signs_and_decrypts_and_a_ca_that_does_neither(tmp_path: Path) -> None:
+    """-67731, "key usage is incorrect", before it sends anything; and without Renewal in the capabilities it never renews.
+
+    Of what `certwright init` makes.
+    """
+    run("init", "--dir", tmp_path / "new")
+    config = load(tmp_path / "new" / "certwright.yaml")
+    endpoint = scep_endpoint(config, config.scep["default"])
+    shown = pkcs7.load_der_pkcs7_certificates(cacerts.current(endpoint).body)
+    usages = [found.extensions.get_extension_for_class(x509.KeyUsage).value for found in shown]
+    (ra,) = [usage for usage in usages if not usage.key_cert_sign]
+    assert (ra.digital_signature, ra.key_encipherment) == (True, True)
+    assert [usage.key_encipherment for usage in usages if usage.key_cert_sign] == [False] * (len(shown) - 1)
+    assert len(shown) > 1
+    assert "Renewal" in endpoint.capabilities()
 
 
 async def test_macos_renews_by_a_pkcsreq_that_its_old_certificate_signs(site: Site) -> None:
