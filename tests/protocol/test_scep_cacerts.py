@@ -143,6 +143,23 @@ def test_a_client_that_goes_by_what_it_is_shown_gets_its_certificate(site: Site,
     assert certificate.public_key() == device.public_key()
 
 
+def test_a_ca_that_is_its_own_authority_signs_its_refusals_too(site: Site, tmp_path: Path) -> None:
+    device, own = rsa_key("device"), site.cas.made["own"]
+    refused = {
+        "1": enveloped(b"no request", own.certificate),
+        "2": enveloped(csr(device, challenge="another"), own.certificate),
+        "0": enveloped(csr(device), own.certificate, cipher="des-ede3-cbc"),
+    }
+    anchor = tmp_path / "ca.pem"
+    anchor.write_bytes(own.pem)
+    verify = ("cms", "-verify", "-inform", "der", "-CAfile", anchor, "-partial_chain", "-purpose", "any", "-binary")
+    for fail_info, content in refused.items():
+        for digest in ("sha256", "sha512"):
+            reply = site.post("own", Message(key=device, content=content, digest=digest).encode())
+            answer = parse_answer(reply, openssl(*verify, stdin=reply))
+            assert (answer.status, answer.fail_info, answer.digest) == ("2", fail_info, digest)
+
+
 def test_what_is_encrypted_to_the_authority_that_only_signs_is_not_read(site: Site) -> None:
     device = rsa_key("device")
     to = site.cas.made["signs"].certificate
