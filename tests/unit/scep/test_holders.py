@@ -320,6 +320,15 @@ async def test_whatever_a_request_for_another_key_asks_for_the_refusal_is_the_sa
     assert len({(answer.status, answer.fail_info, answer.text, len(answer.der)) for answer in answers}) == 1
 
 
+async def test_other_names_are_an_enrolment_by_challenge_which_a_renewalreq_never_is(site: ScepWorld) -> None:
+    held = await enrolled(site)
+    for message_type, challenge, status in (("17", SECRET, "2"), ("19", "guess", "2"), ("19", SECRET, "0")):
+        request = renewal(site.ca, held, rsa_key("device"), message_type=message_type, common_name="dev2", challenge=challenge)
+        assert (await ask(site, request)).status == status, (message_type, challenge)
+    (asked,) = site.issuance.requests
+    assert asked.evidence == (ScepChallenge("default"),)
+
+
 async def test_the_rest_of_a_subject_and_the_order_of_names_do_not_matter(site: ScepWorld) -> None:
     """What was certified is in the ledger; O=Proto was never in the certificate."""
     request = Message(content=enveloped(csr(rsa_key("device"), sans=["a.example.com", "b.example.com"]), site.ca.ra))
