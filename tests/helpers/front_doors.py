@@ -39,8 +39,16 @@ import asyncpg
 import orjson
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.hashes import Hash
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, pkcs7
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    pkcs7,
+)
 
 from pki.strict import base64url
 from tests.helpers import cmc, scep
@@ -70,6 +78,8 @@ class Door(enum.Enum):
     )
     SCEP_POST = "SCEP PKCSReq by POST"
     SCEP_GET = "SCEP PKCSReq by GET"
+    SCEP_ONCE = "SCEP PKCSReq by a challenge that opens once"
+    SCEP_RENEWAL = "SCEP RenewalReq"  # signed with a certificate that may change its names; by PKCSReq: test_scep_renewal.py
     REST_JSON = "REST with JSON"
     REST_PEM = "REST with a bare CSR"
 
@@ -80,6 +90,10 @@ EST_OPERATIONS = {
     Door.EST_RENEWAL: "simplereenroll",
     Door.EST_CMC: "fullcmc",
 }
+
+SCEP_DOORS = (Door.SCEP_POST, Door.SCEP_GET, Door.SCEP_ONCE, Door.SCEP_RENEWAL)
+# They need something that was made beforehand for each request: a challenge, a certificate.
+PREPARED = frozenset({Door.SCEP_ONCE, Door.SCEP_RENEWAL})
 
 # ---------------------------------------------------------------------- the wire
 
@@ -356,6 +370,8 @@ class Secrets:
     scep_endpoint: str = "default"
     certificate: Path | None = None  # with its key, for renewals
     renewal_label: str = ""
+    once: Callable[[], str] | None = None  # makes a SCEP challenge that opens once
+    held: Path | None = None  # a certificate of SCEP's, with its key
 
 
 class Doors:
@@ -410,9 +426,8 @@ class Doors:
                 return self.renew(wanted.csr(), own)
             case Door.EST_CMC:
                 return self.full_cmc(self.pki_data(wanted), own.est, label=own.est_label)
-            case Door.SCEP_POST | Door.SCEP_GET:
-                message = self.pkcs_req(wanted, challenge=own.challenge)
-                return self.pki_operation(message.encode(), get=door is Door.SCEP_GET, endpoint=own.scep_endpoint)
+            case Door.SCEP_POST | Door.SCEP_GET | Door.SCEP_ONCE | Door.SCEP_RENEWAL:
+                return self.scep(door, self.scep_message(door, wanted, own), own)
             case Door.REST_JSON:
                 return self.rest(to_json({"csr": pem_csr(wanted.csr()), **members}), own.api_key)
             case Door.REST_PEM:
@@ -458,6 +473,22 @@ class Doors:
         message = Message(key=wanted.key(), content=content, transaction_id=next(self._transactions), **changes)
         message.signer = self._signer(message.key)
         return message
+
+    def scep_message(self, door: Door, wanted: Wanted, own: Secrets, **changes: Any) -> Message:
+        """What asks for a certificate at this door of SCEP."""
+        match door:
+            case Door.SCEP_ONCE:
+                return self.pkcs_req(wanted, challenge=own.once() if own.once else None, **changes)
+            case Door.SCEP_RENEWAL:
+                message = self.pkcs_req(wanted, challenge=own.challenge, message_type="17", **changes)
+                if own.held is not None:
+                    message.key, message.signer = holder_of(own.held)
+                return message
+            case _:
+                return self.pkcs_req(wanted, challenge=own.challenge, **changes)
+
+    def scep(self, door: Door, message: Message, own: Secrets) -> Reply:
+        return self.pki_operation(message.encode(), get=door is Door.SCEP_GET, endpoint=own.scep_endpoint)
 
     def _signer(self, key: PrivateKey) -> x509.Certificate:
         """One self-signed certificate for each key: answers are encrypted to its issuer and serial."""
@@ -506,12 +537,16 @@ class Doors:
                 given = delivered(reply.headers["Content-Type"], reply.body)
                 assert spki_of(given.key) == spki_in(given.certificate)
                 return given.certificate
-            case Door.SCEP_POST | Door.SCEP_GET:
+            case Door.SCEP_POST | Door.SCEP_GET | Door.SCEP_ONCE | Door.SCEP_RENEWAL:
                 assert reply.status == 200, reply.body
                 answer = scep.parse_answer(reply.body)
                 assert answer.status == "0", answer.text
-                key = wanted.key()
-                [leaf] = scep.opened_certificates(answer, Message(key=key, signer=self._signer(key)), folder)
+                if door is Door.SCEP_RENEWAL:
+                    assert self.secrets.held is not None
+                    key, signer = holder_of(self.secrets.held)
+                else:
+                    key, signer = wanted.key(), self._signer(wanted.key())
+                [leaf] = scep.opened_certificates(answer, Message(key=key, signer=signer), folder)
                 return leaf
             case Door.REST_JSON | Door.REST_PEM:
                 assert reply.status == 201, reply.body
@@ -547,7 +582,7 @@ def refusal(door: Door, reply: Reply) -> str:
             said = cmc.read_reply(reply.body).said
             assert all(each.fail_info is not None for each in said)
             return "\n".join(each.text for each in said)
-        case Door.SCEP_POST | Door.SCEP_GET:
+        case Door.SCEP_POST | Door.SCEP_GET | Door.SCEP_ONCE | Door.SCEP_RENEWAL:
             if reply.status == 200:
                 assert reply.media_type == "application/x-pki-message"
                 answer = scep.parse_answer(reply.body)
@@ -573,7 +608,7 @@ def pending(door: Door, reply: Reply) -> int:
     match door:
         case Door.ACME:
             raise AssertionError("no ACME order waits for a person")
-        case Door.SCEP_POST | Door.SCEP_GET:
+        case Door.SCEP_POST | Door.SCEP_GET | Door.SCEP_ONCE | Door.SCEP_RENEWAL:
             assert (reply.status, reply.media_type) == (200, "application/x-pki-message"), reply.body
             answer = scep.parse_answer(reply.body)
             assert (answer.status, answer.message_type, answer.fail_info, answer.content) == ("3", "3", None, b"")
@@ -589,6 +624,14 @@ def pending(door: Door, reply: Reply) -> int:
             assert (reply.status, said.status) == (202, 3)
             assert said.token
     return int(reply.headers["Retry-After"])
+
+
+def holder_of(file: Path) -> tuple[PrivateKey, x509.Certificate]:
+    """The key and the certificate in it."""
+    content = file.read_bytes()
+    key = load_pem_private_key(content, None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return key, x509.load_pem_x509_certificate(content)
 
 
 def basic(user: str, password: str) -> dict[str, str]:

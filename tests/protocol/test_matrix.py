@@ -143,10 +143,15 @@ EST_SERVED = {
     "csrattrs": "",
 }
 EST_REFUSED: set[str] = set()  # in "an operation that is not served"
-SCEP_OPERATIONS = {Operation.GET_CA_CAPS: "", Operation.GET_CA_CERT: "", Operation.PKI_OPERATION: "SCEP"}
+SCEP_OPERATIONS = {
+    Operation.GET_CA_CAPS: "",
+    Operation.GET_CA_CERT: "",
+    Operation.GET_NEXT_CA_CERT: "",
+    Operation.PKI_OPERATION: "SCEP",
+}
 SCEP_MESSAGES = {
     MessageType.PKCS_REQ: "SCEP",
-    MessageType.RENEWAL_REQ: "",
+    MessageType.RENEWAL_REQ: "SCEP_RENEWAL",
     MessageType.CERT_POLL: "",
     MessageType.GET_CERT: "",
     MessageType.GET_CRL: "",
@@ -157,6 +162,11 @@ REST_RESOURCES = {
     "/api/v1/certificates": {"get", "post"},
     "/api/v1/certificates/{serial}": {"get"},
     "/api/v1/certificates/{serial}/revoke": {"post"},
+    "/api/v1/scep/challenges": {
+        "get",
+        "post",
+    },  # what they are good for is at SCEP_ONCE; who makes them: test_rest_scep_challenges.py
+    "/api/v1/scep/challenges/{id}": {"delete"},
 }
 
 

@@ -53,8 +53,8 @@ IN_ORDER = "a name in an ACME request stands in the order as text, where this ca
 
 
 def everywhere(attempt: Attempt, because: str, **other: Cell) -> Row:
-    """The same at every door, but for `acme`, `est` (also where it makes the key: `keygen`, renews: `renewal`, or speaks CMC: `cmc`), `scep` (both
-    ways) and `rest` (both), `rest_json`, `rest_pem`.
+    """The same at every door, but for `acme`, `est` (also where it makes the key: `keygen`, renews: `renewal`, or speaks CMC: `cmc`), `scep` (all
+    four; `scep_get`, `scep_once`, `scep_renewal`) and `rest` (both), `rest_json`, `rest_pem`.
     """
     return {door: _other(door, other) or Refused(attempt, because) for door in Door}
 
@@ -68,6 +68,8 @@ def _other(door: Door, given: Mapping[str, Cell]) -> Cell | None:
         Door.EST_CMC: ("cmc", "est"),
         Door.SCEP_POST: ("scep",),
         Door.SCEP_GET: ("scep_get", "scep"),
+        Door.SCEP_ONCE: ("scep_once", "scep"),
+        Door.SCEP_RENEWAL: ("scep_renewal", "scep"),
         Door.REST_JSON: ("rest_json", "rest"),
         Door.REST_PEM: ("rest_pem", "rest"),
     }

@@ -48,6 +48,10 @@ def raw_body(site: Site, door: Door, body: bytes) -> Reply:
             return doors.full_cmc(body, site.own.est)
         case Door.SCEP_POST | Door.SCEP_GET:
             return doors.pki_operation(body, get=door is Door.SCEP_GET)
+        case Door.SCEP_ONCE | Door.SCEP_RENEWAL:
+            message = doors.scep_message(door, Wanted(), site.own)
+            message.content = scep.enveloped(body, doors.ra)
+            return doors.scep(door, message, site.own)
         case Door.REST_JSON:
             return doors.rest(to_json({"csr": base64.b64encode(body).decode()}), site.own.api_key)
         case Door.REST_PEM:
@@ -69,8 +73,8 @@ def oversized(site: Site, door: Door) -> Reply:
             return site.doors.renew(Wanted().csr() + bytes(limit), site.own)
         case Door.EST_CMC:
             return site.doors.full_cmc(site.doors.pki_data(Wanted()) + bytes(limit), site.own.est)
-        case Door.SCEP_POST | Door.SCEP_GET:
-            message = site.doors.pkcs_req(Wanted(), challenge=site.own.challenge).encode()
+        case Door.SCEP_POST | Door.SCEP_GET | Door.SCEP_ONCE | Door.SCEP_RENEWAL:
+            message = site.doors.scep_message(door, Wanted(), site.own).encode()
             return site.doors.pki_operation(message + bytes(limit + 1 - len(message)))
         case Door.REST_JSON:
             body = to_json({"csr": pem_csr(Wanted().csr())})
@@ -109,6 +113,8 @@ FORM: dict[str, Row] = {
         "not one of RFC 8894|no such EST",
         keygen=Impossible("tried beside it, at simpleenroll"),
         renewal=Impossible("tried beside it, at simpleenroll"),
+        scep_once=Impossible("tried beside it, with another challenge"),
+        scep_renewal=Impossible("tried beside it, with PKCSReq"),
         cmc=Impossible("tried beside it, at simpleenroll"),
         acme=Impossible("every resource is in RESOURCES: test_every_way_in_is_in_the_matrix"),
         rest=Impossible("every resource answers by its method: test_bad_input.py"),

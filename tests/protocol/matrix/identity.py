@@ -6,6 +6,7 @@ import base64
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from pki.strict import base64url
 from tests.helpers.acme_client import AccountKey, make_jws, to_json
@@ -13,6 +14,7 @@ from tests.helpers.front_doors import EST_OPERATIONS, Door, Reply, Secrets, basi
 from tests.helpers.wanted import (
     Wanted,
     pem_csr,
+    rsa_key,
 )
 from tests.protocol.matrix.cells import (
     Attempt,
@@ -36,10 +38,13 @@ def unsigned(site: Site, headers: Mapping[str, str]) -> Reply:
     return site.account.send(url, to_json({**jws, "signature": ""}), headers)
 
 
+NOTHING: dict[str, Any] = {"api_key": None, "est": None, "challenge": None, "certificate": None, "once": None, "held": None}
+
+
 def anonymous(site: Site, door: Door) -> Reply:
     if door is Door.ACME:
         return unsigned(site, {})
-    return site.doors.ask(door, Wanted(), replace(site.own, api_key=None, est=None, challenge=None, certificate=None))
+    return site.doors.ask(door, Wanted(), replace(site.own, **NOTHING))
 
 
 def stranger(site: Site, door: Door) -> Reply:
@@ -48,7 +53,9 @@ def stranger(site: Site, door: Door) -> Reply:
         order = site.account.ready("host.example.test")
         return site.account.post(order.json["finalize"], {"csr": base64url(Wanted().csr())}, by=AccountKey())
     key = f"cw_{os.urandom(8).hex()}_{'A' * 43}"
-    return site.doors.ask(door, Wanted(), replace(site.own, api_key=key, est=("device", "wrong"), challenge="wrong"))
+    once = os.urandom(16).hex().upper()
+    own = replace(site.own, api_key=key, est=("device", "wrong"), challenge="wrong", once=lambda: once)
+    return site.doors.ask(door, Wanted(), own)
 
 
 def wrong_secret_of_a_known_id(site: Site, door: Door) -> Reply:
@@ -57,9 +64,18 @@ def wrong_secret_of_a_known_id(site: Site, door: Door) -> Reply:
     assert own.est is not None
     assert own.challenge is not None
     key = own.api_key[:-1] + ("A" if own.api_key[-1] != "A" else "B")
-    return site.doors.ask(
-        door, Wanted(), replace(own, api_key=key, est=(own.est[0], own.est[1] + "x"), challenge=own.challenge[:-1])
-    )
+    assert own.once is not None
+    once = own.once()
+    once = once[:-1] + ("A" if once[-1] != "A" else "B")
+    wrong = replace(own, api_key=key, est=(own.est[0], own.est[1] + "x"), challenge=own.challenge[:-1], once=lambda: once)
+    return site.doors.ask(door, Wanted(), wrong)
+
+
+def by_another_key(site: Site, door: Door) -> Reply:
+    """A certificate of ours, and a message that its key did not sign."""
+    message = site.doors.scep_message(door, Wanted(), site.own)
+    message.key = rsa_key("eavesdropper")
+    return site.doors.scep(door, message, site.own)
 
 
 def with_secret(of: Callable[[Secrets], str | None]) -> Attempt:
@@ -74,7 +90,8 @@ def with_secret(of: Callable[[Secrets], str | None]) -> Attempt:
         user = (site.own.est[0], secret)
         if door is Door.EST_RENEWAL:
             return site.doors.simple_enroll(Wanted().csr(), user, operation=EST_OPERATIONS[door])
-        return site.doors.ask(door, Wanted(), replace(site.own, api_key=secret, est=user, challenge=secret))
+        own = replace(site.own, api_key=secret, est=user, challenge=secret, once=lambda: secret, held=None)
+        return site.doors.ask(door, Wanted(), own)
 
     return attempt
 
@@ -84,7 +101,13 @@ def with_certificate(name: str) -> Attempt:
     return lambda site, door: site.doors.ask(door, Wanted(), replace(site.own, certificate=site.certificates[name]))
 
 
+def with_held(name: str) -> Attempt:
+    """The same for RenewalReq."""
+    return lambda site, door: site.doors.ask(door, Wanted(), replace(site.own, held=site.certificates[name]))
+
+
 NO_CERTIFICATE = "no client certificate came"
+NO_HOLDER = "issued here; this one was not"
 
 
 def basic_at_rest(site: Site, _: Door) -> Reply:
@@ -136,42 +159,49 @@ def without_tls(site: Site, door: Door) -> Reply:
             return doors.http.send("POST", "/api/v1/certificates", pem_csr(csr).encode(), {"X-API-Key": site.own.api_key})
 
 
+NO_CHALLENGE = "challenge password is missing, wrong, used or expired"
 IDENTITY: dict[str, Row] = {
     "no credentials": everywhere(
         anonymous,
         "unauthenticated|challenge password is missing|challengePassword|challenge",
         acme=Refused(anonymous, "signature|JWS"),
         renewal=Refused(anonymous, NO_CERTIFICATE),
+        scep_renewal=Refused(anonymous, NO_HOLDER),
     ),
     "unknown credentials": everywhere(
         stranger,
-        "unauthenticated|not valid",
+        f"unauthenticated|not valid|{NO_CHALLENGE}",
         acme=Refused(stranger, "signature"),
         renewal=Refused(with_certificate("a program's"), "not issued by this endpoint"),
+        scep_renewal=Refused(with_held("a program's"), "not issued by this SCEP endpoint"),
     ),
     "a known id with a wrong secret": everywhere(
         wrong_secret_of_a_known_id,
-        "unauthenticated|not valid",
+        f"unauthenticated|not valid|{NO_CHALLENGE}",
         acme=Impossible("an account's secret is its key: see above"),
         renewal=Impossible("a certificate's secret is its key, which TLS asks for"),
+        scep_renewal=Refused(by_another_key, "signature is not by the key"),
     ),
     "an API key as secret": everywhere(
         with_secret(lambda own: own.api_key),
-        "unauthenticated|not valid|signature",
+        f"unauthenticated|not valid|signature|{NO_CHALLENGE}",
         rest=Impossible("that is what it is for"),
         renewal=Refused(with_secret(lambda own: own.api_key), NO_CERTIFICATE),
+        scep_renewal=Refused(with_secret(lambda own: own.api_key), NO_HOLDER),
     ),
     "an EST password as secret": everywhere(
         with_secret(lambda own: own.est[1] if own.est else None),
-        "unauthenticated|not valid|signature",
+        f"unauthenticated|not valid|signature|{NO_CHALLENGE}",
         est=Impossible("that is what it is for"),
         renewal=Refused(with_secret(lambda own: own.est[1] if own.est else None), NO_CERTIFICATE),
+        scep_renewal=Refused(with_secret(lambda own: own.est[1] if own.est else None), NO_HOLDER),
     ),
     "a SCEP challenge as secret": everywhere(
         with_secret(lambda own: own.challenge),
-        "unauthenticated|not valid|signature",
+        f"unauthenticated|not valid|signature|{NO_CHALLENGE}",
         scep=Impossible("that is what it is for"),
         renewal=Refused(with_secret(lambda own: own.challenge), NO_CERTIFICATE),
+        scep_renewal=Refused(with_secret(lambda own: own.challenge), NO_HOLDER),
     ),
     "an EST user by HTTP Basic where an API key belongs": everywhere(
         basic_at_rest,
@@ -198,16 +228,18 @@ IDENTITY: dict[str, Row] = {
     ),
     "credentials of another endpoint": everywhere(
         at_another_endpoint,
-        "unauthenticated|not valid",
+        f"unauthenticated|not valid|{NO_CHALLENGE}",
         acme=Refused(at_another_endpoint, "accountDoesNotExist"),
         renewal=Refused(at_another_endpoint, "no CA that is trusted here"),
+        scep_renewal=Refused(at_another_endpoint, "not issued by this SCEP endpoint"),
         rest=Impossible("REST has one endpoint"),
     ),
     "credentials that were ended": everywhere(
         lambda site, door: site.doors.ask(door, Wanted(), site.ended),
-        "unauthenticated|not valid",
+        f"unauthenticated|not valid|{NO_CHALLENGE}",
         acme=Refused(lambda site, _: deactivated(site), "unauthorized: the account is deactivated"),
         renewal=Refused(with_certificate("revoked"), "it is revoked"),
+        scep_renewal=Refused(with_held("revoked of SCEP"), "is revoked"),
     ),
     "credentials past their time": everywhere(
         lambda site, door: site.doors.ask(door, Wanted(), replace(site.own, api_key=site.expired_key)),
@@ -215,12 +247,18 @@ IDENTITY: dict[str, Row] = {
         acme=Impossible("accounts do not expire; orders and authorizations do, which takes a moved clock: test_acme_orders.py"),
         est=Impossible("no command gives an EST user an end"),
         renewal=Refused(with_certificate("expired"), "it expired at"),
-        scep=Impossible("no command gives a challenge an end"),
+        scep=Impossible("no command gives a static challenge an end"),
+        scep_once=Refused(
+            lambda site, door: site.doors.ask(door, Wanted(), replace(site.own, once=lambda: site.expired_challenge)),
+            NO_CHALLENGE,
+        ),
+        scep_renewal=Impossible("every certificate of ours is valid for longer than a test: test_holders.py"),
     ),
     "a role that no policy names": everywhere(as_person(ORPHAN), "no policy grants anything"),
     "a profile that the role is not granted": everywhere(
         as_person(MISFIT),
         "no policy grants profile short-lived",
+        scep_renewal=Refused(as_person(MISFIT), "no policy grants profile device"),  # that of its certificate
         keygen=Refused(as_person(MISFIT), "no keys are made here for certificates of profile short-lived"),
     ),
     "a validity that the role is not granted": everywhere(as_person(BRIEF), "may be valid for at most 1 days"),

@@ -18,10 +18,13 @@ from certwright.config import load
 from issuance.credentials import CredentialKind, Credentials
 from issuance.digests import Digests
 from issuance.lockout import Lockouts
+from issuance.scep_challenges import ScepChallenges, Terms
 from issuance.sealed import SealedSecrets
-from pki.clock import Micros, SystemClock, after
+from pki.clock import Micros, SystemClock, after, to_datetime
 from pki.sealing import Sealer
+from policy.principal import COMMAND_LINE
 from storage.open import open_database
+from tests.helpers.clock import FakeClock
 from tests.helpers.front_doors import Account, Books, Door, Doors, Neighbourhood, Secrets, Watch
 from tests.helpers.server import Server, run
 from tests.helpers.wanted import Wanted, pem_csr
@@ -36,6 +39,7 @@ PEOPLE = {  # name -> (role, profile for ACME and REST, profile for EST and SCEP
     BRIEF: ("brief", "tls-server", "device"),
     GUARDED: ("guarded", "tls-server", "device"),
 }
+FOR_SCEP = "profile: device, registration_authority: scep, challenge: [static, one-time]"
 POLICIES = """
 policies:
   acme: {roles: [acme], allowed_profiles: [tls-server], allowed_sans: ["*.example.test"]}
@@ -86,12 +90,12 @@ endpoints:
     BRIEF: {authenticate: [certificate], FOR_DEVICES, agents: {anchors: [REGISTRARS], roles: [brief]}}
     GUARDED: {authenticate: [certificate], FOR_DEVICES, agents: {anchors: [REGISTRARS], roles: [guarded]}}
   scep:
-    default: {profile: device, registration_authority: scep}
-    branch: {profile: device, registration_authority: scep}
-    ORPHAN: {profile: device, registration_authority: scep}
-    MISFIT: {profile: device, registration_authority: scep}
-    BRIEF: {profile: device, registration_authority: scep}
-    GUARDED: {profile: device, registration_authority: scep}
+    default: {FOR_SCEP, renewal: {roles: [device]}}
+    branch: {FOR_SCEP, renewal: {roles: [device]}}
+    ORPHAN: {FOR_SCEP, renewal: {roles: [nobody]}}
+    MISFIT: {FOR_SCEP, renewal: {roles: [operator]}}
+    BRIEF: {FOR_SCEP, renewal: {roles: [brief]}}
+    GUARDED: {FOR_SCEP, renewal: {roles: [guarded]}}
 
 """
 
@@ -99,9 +103,10 @@ endpoints:
 def narrow(text: str) -> str:
     """The configuration that `init` wrote, with policies that grant little, and no legacy algorithm anywhere."""
     ours = POLICIES.replace("FOR_DEVICES", "profile: device, server_keygen: true, full_cmc: true, registration_authority: est")
+    ours = ours.replace("FOR_SCEP", f"{FOR_SCEP}, limits: {{failures_per_address: 1000/1h}}")
     for name in PEOPLE:
         ours = ours.replace(name.upper(), name)
-    text = text.replace("  device:\n", "  device:\n    server_keygen: true\n", 1)
+    text = text.replace("  device:\n", "  device:\n    server_keygen: true\n    subject_change: true\n", 1)
     return re.sub(r"(?ms)^policies:.*?(?=^validation:)", lambda _: ours.lstrip(), text)
 
 
@@ -116,7 +121,8 @@ class Site:
     ended: Secrets  # was right once
     expired_key: str
     tokens: Mapping[str, str]  # of the EST label that takes them, by the password of the same person
-    certificates: Mapping[str, Path]  # of no use for a renewal: "a program's", "revoked", "expired"
+    certificates: Mapping[str, Path]  # of no use for a renewal: "a program's", "revoked", "expired", "revoked of SCEP"
+    expired_challenge: str
     accounts: dict[str, Account] = field(default_factory=dict)
 
     @property
@@ -188,6 +194,37 @@ async def provision(server: Server) -> dict[str, str]:
         await database.close()
 
 
+def challenge_once(server: Server, role: str, profile: str, endpoint: str, *, ago: dt.timedelta = dt.timedelta(0)) -> str:
+    """A new challenge that opens once, within an hour of its making, as `certwright scep challenge create --any-name` makes it."""
+
+    async def inside() -> str:
+        made_at = after(SystemClock().micros(), -ago)
+        database = await open_database(load(server.config_file).database, migrate=False)
+        try:
+            these = ScepChallenges(database=database, clock=FakeClock(to_datetime(made_at)))
+            terms = Terms(endpoint, frozenset({role}), profile=profile)
+            return (await these.create(terms, lifetime=dt.timedelta(hours=1), made_by=COMMAND_LINE)).challenge
+        finally:
+            await database.close()
+
+    return asyncio.run(inside())
+
+
+def held(doors: Doors, endpoint: str, folder: Path, *, named: str) -> Path:
+    """A device's certificate of this SCEP endpoint, with its key; whoever has the endpoint's role renews it, may it do so or not."""
+    wanted, once = Wanted(), partial(challenge_once, doors.server, "device", "device", endpoint)
+    reply = doors.ask(Door.SCEP_ONCE, wanted, replace(doors.secrets, once=once, scep_endpoint=endpoint))
+    leaf = doors.certificate(Door.SCEP_ONCE, reply, wanted, folder)
+    return doors.around.client(named, leaf.public_bytes(Encoding.DER), wanted.key())
+
+
+def used_challenge(doors: Doors, folder: Path) -> str:
+    challenge, wanted = challenge_once(doors.server, "device", "device", "default"), Wanted()
+    reply = doors.ask(Door.SCEP_ONCE, wanted, replace(doors.secrets, once=lambda: challenge))
+    assert doors.certificate(Door.SCEP_ONCE, reply, wanted, folder)
+    return challenge
+
+
 def with_moved(around: Neighbourhood, text: str) -> str:
     """One more SCEP endpoint: its challenge is set twice."""
     return (
@@ -197,13 +234,16 @@ def with_moved(around: Neighbourhood, text: str) -> str:
     )
 
 
-def _certificates(doors: Doors) -> dict[str, Path]:
+def _certificates(doors: Doors, folder: Path) -> dict[str, Path]:
     wanted, around = Wanted(), doors.around
     made = doors.rest(pem_csr(wanted.csr()).encode(), doors.secrets.api_key, content_type="text/plain", profile="tls-client")
     programs = x509.load_pem_x509_certificate(made.json["certificate"].encode())
     revoked = doors.certificate(Door.EST, doors.ask(Door.EST, wanted), wanted, Path())
-    run("cert", "revoke", f"{revoked.serial_number:x}", "--config", doors.server.config_file)
+    device = held(doors, "default", folder, named="revoked device")
+    for each in (revoked, x509.load_pem_x509_certificate(device.read_bytes())):
+        run("cert", "revoke", f"{each.serial_number:x}", "--config", doors.server.config_file)
     return {
+        "revoked of SCEP": device,
         "a program's": around.client("program", programs.public_bytes(Encoding.DER), wanted.key()),
         "revoked": around.client("revoked", revoked.public_bytes(Encoding.DER), wanted.key()),
         "expired": around.former_agent,
@@ -223,7 +263,12 @@ def opened() -> Iterator[Site]:
             made, tokens = asyncio.run(provision(server)), asyncio.run(provision_otherwise(server))
             doors = Doors(server, around)
             doors.secrets.account.register()
-            own = doors.secrets
+            folder = server.directory
+            doors.secrets = own = replace(
+                doors.secrets,
+                once=partial(challenge_once, server, "device", "device", "default"),
+                held=held(doors, "default", folder, named="device"),
+            )
             people = {
                 name: replace(
                     own,
@@ -233,6 +278,8 @@ def opened() -> Iterator[Site]:
                     scep_endpoint=name,
                     renewal_label=name,
                     account=doors.account(name).register(),
+                    once=partial(challenge_once, server, PEOPLE[name][0], PEOPLE[name][2], name),
+                    held=held(doors, name, folder, named=name),
                 )
                 for name in PEOPLE
             }
@@ -242,9 +289,19 @@ def opened() -> Iterator[Site]:
                 challenge="branch-scep",
                 account=doors.account("branch").register(),
                 renewal_label="branch",
+                once=partial(challenge_once, server, "device", "device", "branch"),
+                held=held(doors, "branch", folder, named="branch"),
             )
+            used = used_challenge(doors, folder)
             ended = replace(
-                own, api_key=made["disabled"], est=("moved", "old-est"), challenge="old-scep", scep_endpoint="moved"
+                own,
+                api_key=made["disabled"],
+                est=("moved", "old-est"),
+                challenge="old-scep",
+                scep_endpoint="moved",
+                once=lambda: used,
             )
-            yield Site(doors, Watch(Books(server)), people, branch, ended, made["expired"], tokens, _certificates(doors))
+            certificates = _certificates(doors, folder)
+            expired = challenge_once(server, "device", "device", "default", ago=dt.timedelta(hours=2))
+            yield Site(doors, Watch(Books(server)), people, branch, ended, made["expired"], tokens, certificates, expired)
             doors.close()
