@@ -7,6 +7,7 @@ authority in one certificate or two, in a file or in a token, or none; and the C
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -28,6 +29,7 @@ from tests.helpers.scep import (
     csr,
     enveloped,
     explicit,
+    key_pem,
     oid,
     opened_certificates,
     openssl,
@@ -141,6 +143,25 @@ def test_a_client_that_goes_by_what_it_is_shown_gets_its_certificate(site: Site,
     issuer = site.cas.made[{"own-chain": "own", "split": "devices", "hsm": "devices"}.get(endpoint, endpoint)].certificate
     certificate.verify_directly_issued_by(issuer)
     assert certificate.public_key() == device.public_key()
+
+
+@pytest.mark.skipif(shutil.which("pki") is None, reason="strongswan-pki is not installed")
+@pytest.mark.parametrize("endpoint", ["own", "curve", "edwards", "split"])
+def test_strongswan_goes_by_what_it_is_given_too(site: Site, tmp_path: Path, endpoint: str) -> None:
+    """A client of others, with each kind of CA: it verifies the chain of what it gets, and the signer that it was told."""
+    signer, opener = {"own": ("own", "own"), "split": ("signs", "opens")}.get(endpoint, (f"{endpoint}-ra",) * 2)
+    above = [site.cas.made["devices" if endpoint == "split" else endpoint].pem, site.cas.made["root"].pem]
+    files = {"sig": site.cas.made[signer].pem, "enc": site.cas.made[opener].pem, "ca": above[0], "root": above[1]}
+    for name, pem in {**files, "key": key_pem(rsa_key("swan"))}.items():
+        (tmp_path / f"{name}.pem").write_bytes(pem)
+    asked = ["--dn", f"O=Proto, CN=swan-{endpoint}", "--san", "swan.example.com", "--password", CHALLENGE, "--cipher", "aes"]
+    trusted = ["--cacert-enc", "enc.pem", "--cacert-sig", "sig.pem", "--cacert", "ca.pem", "--cacert", "root.pem"]
+    url = f"{site.server.http_url}/scep/{endpoint}"
+    command = ["pki", "--scep", "--url", url, "--in", "key.pem", *asked, *trusted, "--digest", "sha256", "--outform", "pem"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, timeout=30)
+    assert done.returncode == 0, done.stderr.decode()
+    certificate = x509.load_pem_x509_certificate(done.stdout)
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(above[0]))
 
 
 def test_a_ca_that_is_its_own_authority_signs_its_refusals_too(site: Site, tmp_path: Path) -> None:
