@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import re
@@ -16,8 +17,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from certwright.config import load
+from issuance.credentials import Credentials, generate_secret
+from pki.clock import SystemClock
 from pki.reasons import Rejection
 from scep.challenge_page import MAX_UNUSED, parse_basic
+from storage.open import open_database
 from tests.helpers.scep import Message, csr, enveloped, parse_answer, rsa_key
 from tests.helpers.server import Server, run
 
@@ -124,13 +129,26 @@ class Site:
         return run("scep", "user", *arguments, "--config", self.server.config_file).stdout
 
 
+USERS = {"ndes": "default", "full": "default", "guarded": "guarded", "other": "default", "locked": "default"}
+
+
+async def add_users(server: Server) -> dict[str, str]:
+    """Their passwords. What a command does is below; each takes a second."""
+    database = await open_database(load(server.config_file).database, migrate=False)
+    try:
+        credentials, passwords = Credentials(database=database, clock=SystemClock()), {}
+        for user, endpoint in USERS.items():
+            passwords[user] = generate_secret()
+            await credentials.set_scep_user(endpoint=endpoint, user=user, password=passwords[user])
+        return passwords
+    finally:
+        await database.close()
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with Server(edit=with_pages) as server:
-        found = Site(server, {})
-        for user, endpoint in [("ndes", "default"), ("full", "default"), ("guarded", "guarded"), ("other", "default")]:
-            found.passwords[user] = found.command("add", user, "--endpoint", endpoint).strip()
-        yield found
+        yield Site(server, asyncio.run(add_users(server)))
 
 
 # ---------------------------------------------------------------- what it gives
@@ -275,7 +293,6 @@ def test_another_sites_page_cannot_have_a_browser_make_one(site: Site) -> None:
 
 
 def test_guessing_locks_the_user_out(site: Site) -> None:
-    site.passwords["locked"] = site.command("add", "locked").strip()
     assert [site.ask(user="locked", password=f"wrong{n}").status for n in range(3)] == [401] * 3
     reply = site.ask(user="locked")
     assert reply.status == 429
