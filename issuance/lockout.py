@@ -59,7 +59,11 @@ class Attempt:
 
     @property
     def by_address(self) -> Bucket:
-        return Bucket(f"failed/{self.endpoint}", address_key(self.address))
+        """Of all kinds of secrets of one endpoint, which have one limit. EST and SCEP may have endpoints of one name, and limits apart:
+        in one bucket the one would undo what the other counted.
+        """
+        endpoint = f"scep/{self.endpoint}" if self.kind.startswith("scep") else self.endpoint
+        return Bucket(f"failed/{endpoint}", address_key(self.address))
 
     @property
     def counted_together(self) -> Bucket | None:
