@@ -33,16 +33,23 @@ from scep.endpoint import Way
 from storage.database import Database, Row, Step
 
 REMEMBERED = timedelta(days=30)  # of approvals: a week to decide and a week to fetch, unless configured longer
+AT_ONCE = 20  # transactions of one key
 
-# One transaction at a time of one key: a request of its own for something else takes its place.
+# One request at a time of one key and transactionID: a request of its own for something else takes its place.
 REMEMBER_SQL = """
 INSERT INTO scep_transaction (endpoint, transaction_id, signer_sha256, csr_sha256, spki, subject, names, way, allowed_by, profile,
     idempotency_key, created_at, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-ON CONFLICT (endpoint, transaction_id, signer_sha256) DO UPDATE SET csr_sha256 = EXCLUDED.csr_sha256, spki = EXCLUDED.spki,
+ON CONFLICT (endpoint, signer_sha256, transaction_id) DO UPDATE SET csr_sha256 = EXCLUDED.csr_sha256, spki = EXCLUDED.spki,
     subject = EXCLUDED.subject, names = EXCLUDED.names, way = EXCLUDED.way, allowed_by = EXCLUDED.allowed_by,
     profile = EXCLUDED.profile, idempotency_key = EXCLUDED.idempotency_key,
     created_at = EXCLUDED.created_at, expires_at = EXCLUDED.expires_at
+"""
+# The oldest of one key go when it has too many: else whoever takes a new transactionID for every try would fill the table.
+MAKE_ROOM_SQL = """
+DELETE FROM scep_transaction WHERE endpoint = $1 AND signer_sha256 = $2 AND transaction_id IN
+    (SELECT transaction_id FROM scep_transaction WHERE endpoint = $1 AND signer_sha256 = $2 AND transaction_id <> $3
+    ORDER BY created_at DESC, transaction_id LIMIT 1000 OFFSET $4)
 """
 FIND_SQL = """
 SELECT csr_sha256, spki, subject, names, way, allowed_by, profile, idempotency_key FROM scep_transaction
@@ -76,8 +83,22 @@ class Transactions:
         self._database = database
         self._clock = clock
 
-    def step(self, place: Place, way: Way, request: IssuanceRequest) -> Step:
-        """To be written where it matters that it is there."""
+    async def remember(self, place: Place, way: Way, request: IssuanceRequest, *also: Step) -> None:
+        """Raises storage.database.Conflict when `also` does, and then nothing is written; Unavailable."""
+        others = (place.endpoint, place.signer_sha256, place.transaction_id, AT_ONCE - 1)
+        await self._database.write(*also, Step(MAKE_ROOM_SQL, others, rows=None), self._step(place, way, request))
+
+    async def find(self, place: Place, *, source_address: str) -> Remembered | None:
+        row = await self._database.fetch_one(
+            FIND_SQL, place.endpoint, place.transaction_id, place.signer_sha256, self._clock.micros()
+        )
+        return None if row is None else _remembered(row, place, source_address)
+
+    async def forget(self) -> None:
+        """Those whose time is over; a thousand at a time."""
+        await self._database.write(Step(FORGET_SQL, (self._clock.micros(),), rows=None))
+
+    def _step(self, place: Place, way: Way, request: IssuanceRequest) -> Step:
         now, csr = self._clock.micros(), request.csr
         return Step(
             REMEMBER_SQL,
@@ -97,20 +118,6 @@ class Transactions:
                 after(now, REMEMBERED),
             ),
         )
-
-    async def remember(self, place: Place, way: Way, request: IssuanceRequest, *also: Step) -> None:
-        """Raises storage.database.Conflict when `also` does, and then nothing is written; Unavailable."""
-        await self._database.write(*also, self.step(place, way, request))
-
-    async def find(self, place: Place, *, source_address: str) -> Remembered | None:
-        row = await self._database.fetch_one(
-            FIND_SQL, place.endpoint, place.transaction_id, place.signer_sha256, self._clock.micros()
-        )
-        return None if row is None else _remembered(row, place, source_address)
-
-    async def forget(self) -> None:
-        """Those whose time is over; a thousand at a time."""
-        await self._database.write(Step(FORGET_SQL, (self._clock.micros(),), rows=None))
 
 
 def _remembered(row: Row, place: Place, source_address: str) -> Remembered:

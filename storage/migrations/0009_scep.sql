@@ -15,7 +15,7 @@ CREATE TABLE scep_transaction (
     idempotency_key  TEXT NOT NULL,
     created_at       BIGINT NOT NULL,
     expires_at       BIGINT NOT NULL,
-    PRIMARY KEY (endpoint, transaction_id, signer_sha256)
+    PRIMARY KEY (endpoint, signer_sha256, transaction_id)
 );
 CREATE INDEX scep_transaction_by_end ON scep_transaction (expires_at);
 

@@ -33,7 +33,7 @@ from policy.principal import Principal, PrincipalKind
 from scep.authorization import REFUSED as NOT_LET_IN
 from scep.authorization import Asked, Authorization
 from scep.endpoint import Renewal, ScepEndpoint, ScepLimits, Way
-from scep.transactions import REMEMBERED, Place, Transactions
+from scep.transactions import AT_ONCE, REMEMBERED, Place, Transactions
 from storage.database import Conflict, Database, Step
 from tests.helpers.clock import FakeClock
 from tests.helpers.scep import SECRET, Answer, Message, csr, enveloped, pkcs_req, rsa_key, self_signed
@@ -422,6 +422,24 @@ async def test_what_was_asked_and_allowed_survives_its_row(database: Database, c
     )
     assert (kept.der, kept.challenge_password, kept.attributes) == (b"", None, {})
     assert replace(found.request, csr=asked) == request
+
+
+async def test_one_key_has_so_many_transactions_and_its_oldest_go(
+    site: ScepSite, careful: ScepEndpoint, clock: FakeClock
+) -> None:
+    """A client may take a new transactionID for each try."""
+    somebody_else = pkcs_req(site.ca, key=rsa_key("next"))
+    waits(await site.ask(somebody_else, careful))
+    request = pkcs_req(site.ca)
+    tries = [replace(request, transaction_id=f"TX-{number}") for number in range(AT_ONCE + 3)]
+    for one in (*tries, tries[-1]):
+        clock.advance(timedelta(seconds=1))
+        waits(await site.ask(one, careful))
+    for one in tries[:3]:
+        unknown(await site.ask(poll(site.ca, one), careful))
+    for one in (tries[3], tries[-1], somebody_else):
+        waits(await site.ask(poll(site.ca, one), careful))
+    assert len(await site.issuing.rows("SELECT endpoint FROM scep_transaction")) == AT_ONCE + 1
 
 
 async def test_nothing_secret_is_in_a_row(site: ScepSite, careful: ScepEndpoint) -> None:
