@@ -1,4 +1,4 @@
-"""Who may have what they ask for. Nothing is enrolled without an `Authorization`, and only this room and renewal.py make one.
+"""Who may have what they ask for. Nothing is enrolled without an `Authorization`, and only this room, those of the other ways and holders.py make one.
 
 The ways of an endpoint are asked one after the other; each says yes, or that the challenge is none of its own. What nobody takes is
 one refusal with one text, and a failed attempt of its address.
@@ -111,11 +111,11 @@ class Authorizer:
     async def _guarded(self, asked: Asked, attempt: Attempt) -> Authorization:
         if not asked.challenge:  # none at all is no guess
             raise self._refused(asked)
-        ways = asked.endpoint.challenges
+        ways = [way for way in asked.endpoint.challenges if way in self._ways]
         by_form = [way for way in ways if way in _UNGUESSABLE and _UNGUESSABLE[way].fullmatch(asked.challenge)]
         if len(asked.challenge) >= LONG:
             await self._lockouts.check(attempt)  # nobody floods somebody else's server through us
-            by_form = list(ways)
+            by_form = ways
         if (found := await self._ask(asked, by_form)) is not None:
             return found
         async with self._lockouts.turn(attempt):
