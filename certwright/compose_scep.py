@@ -72,6 +72,7 @@ def scep_server(
             transactions=transactions,
             informed=informed,
             observer=counts,
+            standing=challenges,
         ),
         holders=holders,
         retrieval=Retrieval(register=issuance, crls=PublishedCrls(database), clock=clock),

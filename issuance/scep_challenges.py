@@ -34,24 +34,28 @@ INSERT INTO scep_challenge (id, secret_sha256, endpoint, subject, names, roles, 
     used_by, disabled_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, '', NULL)
 """
-FIND_SQL = """
-SELECT id, endpoint, subject, names, roles, profile FROM scep_challenge
-WHERE secret_sha256 = $1 AND endpoint = $2 AND used_at IS NULL AND disabled_at IS NULL AND expires_at > $3
-    AND ((substr(made_by, 1, 8) <> 'api-key:' AND substr(made_by, 1, 10) <> 'scep-user:') OR EXISTS (
+# Whether whoever made a challenge may still make any. $3 is now.
+_MAKER = """((substr(made_by, 1, 8) <> 'api-key:' AND substr(made_by, 1, 10) <> 'scep-user:') OR EXISTS (
         SELECT 1 FROM credential AS maker
         WHERE maker.id = CASE substr(scep_challenge.made_by, 1, 8)
                 WHEN 'api-key:' THEN substr(scep_challenge.made_by, 9) ELSE substr(scep_challenge.made_by, 11) END
             AND maker.kind IN ('api-key', 'scep-user')
-            AND maker.disabled_at IS NULL AND (maker.expires_at IS NULL OR maker.expires_at > $3)))
-"""
+            AND maker.disabled_at IS NULL AND (maker.expires_at IS NULL OR maker.expires_at > $3)))"""
+FIND_SQL = f"""
+SELECT id, endpoint, subject, names, roles, profile FROM scep_challenge
+WHERE secret_sha256 = $1 AND endpoint = $2 AND used_at IS NULL AND disabled_at IS NULL AND expires_at > $3
+    AND {_MAKER}
+"""  # noqa: S608  # constants only
+STANDS_SQL = f"SELECT id FROM scep_challenge WHERE id = $1 AND endpoint = $2 AND {_MAKER}"  # noqa: S608  # constants only
 UNUSED_SQL = """
 SELECT count(*) AS unused FROM scep_challenge
 WHERE made_by = $1 AND used_at IS NULL AND disabled_at IS NULL AND expires_at > $2
 """
-USE_SQL = """
-UPDATE scep_challenge SET used_at = $2, used_by = $3
-WHERE id = $1 AND used_at IS NULL AND disabled_at IS NULL AND expires_at > $2
-"""
+USE_SQL = f"""
+UPDATE scep_challenge SET used_at = $3, used_by = $2
+WHERE id = $1 AND used_at IS NULL AND disabled_at IS NULL AND expires_at > $3
+    AND {_MAKER}
+"""  # noqa: S608  # constants only
 DISABLE_SQL = """
 UPDATE scep_challenge SET disabled_at = $2
 WHERE id = $1 AND used_at IS NULL AND disabled_at IS NULL AND expires_at > $2 AND ($3 = '' OR made_by = $3)
@@ -187,6 +191,10 @@ class ScepChallenges:
         """To be written with what it opens: a Conflict when it is used, or ended, by then."""
         return self._end(audit.Event.SCEP_CHALLENGE_USED, found, csr, source, used_by=csr.sha256, detail={})
 
+    async def stands(self, challenge_id: str, *, endpoint: str) -> bool:
+        """Whether what it let in may still count on it: not once its maker is gone. Raises Unavailable."""
+        return await self._database.fetch_one(STANDS_SQL, challenge_id, endpoint, self._clock.micros()) is not None
+
     async def burn(self, found: Found, *, csr: Csr, source: str, why: str) -> bool:
         """It came with a request that it was not made for, and opens nothing any more. False when it did not any more before that."""
         used_by, detail = f"{_REFUSED}{csr.sha256}", {"why": why, "names": [name.tag for name in csr.identifiers]}
@@ -204,7 +212,7 @@ class ScepChallenges:
         now = self._clock.micros()
         more = {"endpoint": found.terms.endpoint, "csr": csr.sha256, "source": source, **detail}
         return (
-            Step(USE_SQL, (found.id, now, used_by)),
+            Step(USE_SQL, (found.id, used_by, now)),
             self._record(event, found.id, now, f"{PrincipalKind.SCEP_CLIENT.value}:{client_id(found.id)}", more),
         )
 

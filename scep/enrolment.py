@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Protocol, assert_never
 
 from issuance.buckets import Bucket, Charge
-from issuance.request import Channel, IssuanceRequest, Issued, Outcome, Pending, Rejected
+from issuance.request import Channel, IssuanceRequest, Issued, OneTimeChallenge, Outcome, Pending, Rejected
 from pki.reasons import Reason, Rejection
 from policy.limits import address_key
 from scep.authorization import REFUSED, Asked, Authorization, Authorizer, Informed, Observer
@@ -33,6 +33,12 @@ class Issuance(Protocol):
     async def submit(self, request: IssuanceRequest) -> Outcome: ...
 
 
+class Standing(Protocol):
+    """What is asked of `issuance.scep_challenges.ScepChallenges` about a challenge that was used before."""
+
+    async def stands(self, challenge_id: str, *, endpoint: str) -> bool: ...
+
+
 class Enrolments:
     """Of all endpoints."""
 
@@ -45,6 +51,7 @@ class Enrolments:
         transactions: Transactions,
         informed: Mapping[Way, Informed],
         observer: Observer,
+        standing: Standing,
     ) -> None:
         self._issuance = issuance
         self._authorizer = authorizer
@@ -52,6 +59,7 @@ class Enrolments:
         self._transactions = transactions
         self._informed = informed
         self._observer = observer
+        self._standing = standing
 
     async def renew(self, asked: Asked, holder: Holder) -> Outcome:
         """By a certificate of ours alone. Raises Rejection, Unavailable."""
@@ -75,18 +83,34 @@ class Enrolments:
         """By something that opens only once, which nobody is asked about again."""
         once = OPEN_ONCE.intersection(asked.endpoint.challenges)
         earlier = await self._earlier(asked) if once else None
-        if earlier is None or earlier.way not in once:
+        if earlier is None or earlier.way not in once or not await self._stands(earlier, asked.endpoint):
             return None
         (evidence,) = earlier.request.evidence
         return Authorization(earlier.way, earlier.request.principal, evidence, earlier.request.profile)
 
     async def poll(self, place: Place, endpoint: ScepEndpoint, *, source_address: str) -> Outcome:
-        """What became of a transaction (RFC 8894 §3.3.2). Raises Refusal, Rejection, Unavailable."""
+        """What became of a transaction (RFC 8894 §3.3.2). What let it in may be gone by now, and what it asks for may never have been
+        seen by anybody (a limit was reached): then somebody has to approve it. Raises Refusal, Rejection, Unavailable.
+        """
         found = await self._transactions.find(place, source_address=source_address)
         if found is None:
             raise Refusal(FailInfo.BAD_CERT_ID, "no request of this transactionID and key waits here; send it again")
         asked = Asked(endpoint, place, found.request.csr, source_address)
-        return await self._settled(asked, found.way, await self._admitted(found.request, endpoint))
+        request = await self._admitted(found.request, endpoint)
+        if not await self._stands(found, endpoint):
+            request = replace(request, require_approval=True)
+        return await self._settled(asked, found.way, request)
+
+    async def _stands(self, found: Remembered, endpoint: ScepEndpoint) -> bool:
+        """Whether the endpoint still lets in that way, by whoever made what let it in."""
+        if found.way is Way.RENEWAL:
+            return bool(endpoint.renewal.roles)
+        if found.way not in endpoint.challenges:
+            return False
+        (evidence,) = found.request.evidence
+        if isinstance(evidence, OneTimeChallenge):
+            return await self._standing.stands(evidence.credential_id, endpoint=endpoint.name)
+        return True
 
     async def _submit(self, asked: Asked, authorization: Authorization, *, again: bool = False) -> Outcome:
         request = await self._admitted(_request(asked, authorization), asked.endpoint)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
+from issuance.credentials import CredentialKind, Credentials
 from issuance.lockout import Attempt, FailureLimits, Lockouts
+from issuance.scep_challenges import ScepChallenges, Terms
+from pki.csr import parse_csr
+from pki.identifiers import parse_dns
 from pki.reasons import Rejection
 from policy.limits import Limit
-from storage.database import Database
+from policy.principal import Principal, PrincipalKind
+from scep.endpoint import ScepLimits, Way
+from scep.onetime import OneTimeWay
+from storage.database import Conflict, Database
 from tests.helpers.clock import FakeClock
+from tests.helpers.scep import Message, csr, enveloped, rsa_key
+from tests.helpers.scep_site import ROLES, ScepSite, poll
+from tests.helpers.scep_world import Counts
 
 HERE = "192.0.2.7"
 QUARTER = timedelta(minutes=15)
@@ -42,3 +55,61 @@ async def test_failures_at_an_est_label_of_the_same_name_open_no_lock_of_scep_an
     assert (await is_locked(lockouts, est), await is_locked(lockouts, page)) == (True, True)
     clock.advance(timedelta(hours=1))
     assert (await is_locked(lockouts, est), await is_locked(lockouts, scep)) == (False, False)
+
+
+class Site(ScepSite):
+    """With real one-time challenges, and a program whose key makes them."""
+
+    def __init__(self, database: Database, clock: FakeClock) -> None:
+        counts = Counts()
+        self.one_time = ScepChallenges(database=database, clock=clock)
+        ways = {Way.ONE_TIME: OneTimeWay(self.one_time, observer=counts)}
+        super().__init__(database, clock, ways=ways, standing=self.one_time)
+        self.moving = clock
+        self.credentials = Credentials(database=database, clock=clock)
+
+    async def maker(self) -> Principal:
+        key = await self.credentials.create_api_key(roles=ROLES, profile="", expires_at=None)
+        return Principal(PrincipalKind.API_KEY, key[3:19], ROLES)
+
+    async def request(self, label: str, *, by: Principal) -> Message:
+        terms = Terms("default", ROLES, None, frozenset({parse_dns(f"{label}.example.com")}))
+        made = await self.one_time.create(terms, lifetime=timedelta(hours=1), made_by=by)
+        content = csr(
+            rsa_key(label), common_name=f"{label}.example.com", sans=(f"{label}.example.com",), challenge=made.challenge
+        )
+        return Message(key=rsa_key(label), content=enveloped(content, self.ca.ra), transaction_id=f"TX {label}")
+
+
+@pytest.fixture
+def site(database: Database, clock: FakeClock) -> Site:
+    return Site(database, clock)
+
+
+async def test_what_a_limit_refused_does_not_come_after_its_way_or_the_maker_of_its_challenge_is_gone(site: Site) -> None:
+    """It waited for nothing but the limit, so nobody was asked. From then on somebody is."""
+    one = Limit(1, timedelta(hours=1))
+    endpoint = site.endpoint(challenges=(Way.ONE_TIME,), limits=ScepLimits(enrollments_per_address=one))
+    maker = await site.maker()
+    first, second, third = [await site.request(label, by=maker) for label in ("dev1", "dev2", "dev3")]
+    await site.certificate(first, endpoint)
+    for request in (second, third):
+        assert "too many enrolments" in ((await site.ask(request, endpoint)).text or "")
+    site.moving.advance(timedelta(hours=1))
+    elsewhere = replace(endpoint, challenges=(Way.STATIC,))
+    assert [(await site.ask(again, elsewhere)).status for again in (second, poll(site.ca, second))] == ["2", "3"]
+    await site.certificate(poll(site.ca, second), endpoint)
+    await site.credentials.disable(CredentialKind.API_KEY, maker.id)
+    site.moving.advance(timedelta(hours=1))
+    assert [(await site.ask(again, endpoint)).status for again in (third, poll(site.ca, third))] == ["2", "3"]
+    assert await site.certificates() == 2
+
+
+async def test_a_challenge_whose_maker_goes_while_it_is_looked_at_opens_nothing(site: Site) -> None:
+    maker = await site.maker()
+    made = await site.one_time.create(Terms("default", ROLES), lifetime=timedelta(hours=1), made_by=maker)
+    found = await site.one_time.find(endpoint="default", challenge=made.challenge)
+    assert found is not None
+    await site.credentials.disable(CredentialKind.API_KEY, maker.id)
+    with pytest.raises(Conflict):
+        await site.database.write(*site.one_time.use(found, csr=parse_csr(csr(rsa_key("dev1"))), source=HERE))

@@ -80,6 +80,7 @@ class Site(ScepSite):
             transactions=self.transactions,
             informed={},
             observer=self.counts,
+            standing=self.one_time,
         )
 
     def endpoint(self, name: str = "default", **changes: Any) -> ScepEndpoint:

@@ -33,7 +33,7 @@ from scep import message
 from scep.authority import Desk, RegistrationAuthority
 from scep.authorization import Authorizer, ChallengeWay, StaticWay
 from scep.endpoint import Renewal, ScepEndpoint, Way
-from scep.enrolment import Enrolments
+from scep.enrolment import Enrolments, Standing
 from scep.holders import Holders
 from scep.retrieval import Retrieval
 from scep.transactions import Transactions
@@ -63,6 +63,13 @@ PROFILES = (device(), replace(device(subject_change=True), name="changing"))
 NAMES = ("dev1.example.com",)
 
 
+class Kept:
+    """Challenges whose makers stay."""
+
+    async def stands(self, challenge_id: str, *, endpoint: str) -> bool:
+        return True
+
+
 class ScepSite:
     """Endpoints `default` and `other` with one challenge password each."""
 
@@ -74,6 +81,7 @@ class ScepSite:
         policies: Sequence[Policy] = (POLICY,),
         profiles: Sequence[Profile] = PROFILES,
         ways: Mapping[Way, ChallengeWay] = MappingProxyType({}),
+        standing: Standing = Kept(),  # noqa: B008  # it has no state
     ) -> None:
         self.database = database
         self.clock = clock
@@ -95,6 +103,7 @@ class ScepSite:
             transactions=self.transactions,
             informed={},
             observer=self.counts,
+            standing=standing,
         )
 
     def endpoint(self, name: str = "default", **changes: Any) -> ScepEndpoint:

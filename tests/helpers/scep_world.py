@@ -88,6 +88,7 @@ class ScepWorld:
                 transactions=self.transactions,
                 informed=self.informed,
                 observer=self.counts,
+                standing=self.one_time,
             ),
             holders=holders,
             retrieval=Retrieval(register=self.issuance, crls=PublishedCrls(self.database), clock=self.clock),
