@@ -36,6 +36,7 @@ from tests.helpers.front_doors import Reply, Wire
 from tests.helpers.scep import Message, der_of, enveloped, rsa_key, self_signed
 from tests.helpers.server import PATIENCE, Server, run
 
+KEYS = 8  # one has so many transactions at a time, and no more
 INSISTENCE = 60.0  # seconds; what was being signed when its worker died waits for the sweeper, which comes every 15
 SUCCESS, FAILURE, PENDING = "0", "2", "3"
 RENEWAL_REQ, CERT_POLL = "17", "20"
@@ -53,14 +54,21 @@ def with_asked(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """Who signs, with this certificate: answers are encrypted to it."""
+
+    key: rsa.RSAPrivateKey = field(repr=False)
+    signer: x509.Certificate = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One message. `host` is in no other one's names."""
 
     host: str
     endpoint: str
     body: bytes = field(repr=False)
-    key: rsa.RSAPrivateKey = field(repr=False)
-    signer: x509.Certificate = field(repr=False)  # whom the answer is encrypted to
+    device: Device
     transaction_id: str
 
     def status(self, reply: Reply) -> str:
@@ -79,7 +87,9 @@ class Ask:
     def certificate(self, reply: Reply) -> x509.Certificate:
         status, answer = self.status(reply), scep.parse_answer(reply.body)
         assert status == SUCCESS, (answer.fail_info, answer.text)
-        [leaf] = pkcs7.load_der_pkcs7_certificates(pkcs7.pkcs7_decrypt_der(answer.content, self.signer, self.key, []))
+        [leaf] = pkcs7.load_der_pkcs7_certificates(
+            pkcs7.pkcs7_decrypt_der(answer.content, self.device.signer, self.device.key, [])
+        )
         return leaf
 
     def serial(self, reply: Reply) -> str:
@@ -87,12 +97,12 @@ class Ask:
 
 
 class ScepAsking:
-    """Each message in a connection of its own. All devices have one key: transactions and names tell them apart."""
+    """Each message in a connection of its own. A few keys do for all devices: transactions and names tell them apart."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.key = rsa_key("device")
-        self.signer = self_signed(self.key)
+        keys = [rsa_key(f"device {number}") for number in range(KEYS)]
+        self._devices = itertools.cycle([Device(key, self_signed(key)) for key in keys])
         self.ra = x509.load_pem_x509_certificate((server.directory / "ca" / "scep-ra.pem").read_bytes())
         self._transactions = (f"TX-{os.getpid()}-{number}" for number in itertools.count(1))
         self.made = 0  # one-time challenges
@@ -110,32 +120,30 @@ class ScepAsking:
         digest: str = "sha256",
     ) -> Ask:
         """With the endpoint's static challenge, or another one."""
-        request = scep.csr(self.key, common_name=host, challenge=challenge or self.static(endpoint), sans=(host,))
-        return self._ask(
-            host, endpoint, Message(content=enveloped(request, self.ra, cipher=cipher), digest=digest), self.signer
-        )
+        device = next(self._devices)
+        request = scep.csr(device.key, common_name=host, challenge=challenge or self.static(endpoint), sans=(host,))
+        return self._ask(host, endpoint, Message(content=enveloped(request, self.ra, cipher=cipher), digest=digest), device)
 
     def renew(self, host: str, *, endpoint: str = "default") -> Ask:
         """RenewalReq, by the certificate that its holder gets now."""
         first = self.enroll(host, endpoint=endpoint)
-        return self.renew_with(host, first.certificate(self.send(first)), endpoint=endpoint)
+        return self.renew_as(host, Device(first.device.key, first.certificate(self.send(first))), endpoint=endpoint)
 
-    def renew_with(self, host: str, signer: x509.Certificate, *, endpoint: str = "default") -> Ask:
-        request = scep.csr(self.key, common_name=host, challenge=None, sans=(host,))
-        return self._ask(host, endpoint, Message(content=enveloped(request, self.ra), message_type=RENEWAL_REQ), signer)
+    def renew_as(self, host: str, device: Device, *, endpoint: str = "default") -> Ask:
+        request = scep.csr(device.key, common_name=host, challenge=None, sans=(host,))
+        return self._ask(host, endpoint, Message(content=enveloped(request, self.ra), message_type=RENEWAL_REQ), device)
 
     def poll(self, ask: Ask) -> Ask:
         """CertPoll for the same transaction, by the same key."""
-        names = scep.seq(self.signer.subject.public_bytes(), self.signer.subject.public_bytes())
+        subject = ask.device.signer.subject.public_bytes()
+        names = scep.seq(subject, subject)
         message = Message(content=enveloped(names, self.ra), message_type=CERT_POLL)
-        return self._ask(ask.host, ask.endpoint, message, ask.signer, ask.transaction_id)
+        return self._ask(ask.host, ask.endpoint, message, ask.device, ask.transaction_id)
 
-    def _ask(
-        self, host: str, endpoint: str, message: Message, signer: x509.Certificate, transaction_id: str | None = None
-    ) -> Ask:
-        message.key, message.signer, message.bag = self.key, signer, [der_of(signer)]
+    def _ask(self, host: str, endpoint: str, message: Message, device: Device, transaction_id: str | None = None) -> Ask:
+        message.key, message.signer, message.bag = device.key, device.signer, [der_of(device.signer)]
         message.transaction_id = transaction_id or next(self._transactions)
-        return Ask(host, endpoint, message.encode(), self.key, signer, message.transaction_id)
+        return Ask(host, endpoint, message.encode(), device, message.transaction_id)
 
     # ------------------------------------------------------------------ challenges
 

@@ -137,7 +137,7 @@ def test_what_a_configuration_let_in_ends_with_it(asking: ScepAsking) -> None:
             assert once.status(asking.send(once)) == SUCCESS
             legacy = asking.enroll("legacy-later.example.test", endpoint="open", challenge=second, **des)
             assert legacy.refused(asking.send(legacy))[0] == BAD_ALG
-            renewal = asking.renew_with("renewal.example.test", before["renewal"].signer, endpoint="open")
+            renewal = asking.renew_as("renewal.example.test", before["renewal"].device, endpoint="open")
             fail_info, text = renewal.refused(asking.send(renewal))
             assert (fail_info, "nothing is renewed" in text) == (BAD_REQUEST, True)
             assert asking.send(asking.enroll("removed-later.example.test", endpoint="removed")).status == 404
