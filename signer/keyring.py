@@ -22,7 +22,7 @@ from signer.backend import KeyBackend
 from signer.configuration import ConfigurationError
 from signer.envelope import Limits, spki
 from signer.messages import check_announcement, check_cert_rep
-from signer.pkcs11 import Log, Module, Pkcs11Backend, Token
+from signer.pkcs11 import Log, Module, OpenToStrangers, Pkcs11Backend, Token
 from signer.secretfile import read_phrase
 from signer.software import PrivateKey, SoftwareBackend, load_key
 
@@ -189,9 +189,10 @@ async def open_keys(configs: Collection[KeyConfig], *, log: Log) -> KeyRing:
                     token = Token(module=module, label=source.token, pin_file=source.pin_file, log=log)
                     tokens[source.module, source.token] = token
                 expected = None if within is None else within.public_key
-                backend = messages = Pkcs11Backend(token=token, label=source.label, expected=expected, accept=accept)
+                backend = found = Pkcs11Backend(token=token, label=source.label, expected=expected, accept=accept)
+                messages = OpenToStrangers(found, module)
         keys[config.name] = (
-            RaKey(backend) if within is None else IssuerKey(backend, within, messages if within.messages else None)
+            RaKey(messages) if within is None else IssuerKey(backend, within, messages if within.messages else None)
         )
     for token in tokens.values():
         await token.open()

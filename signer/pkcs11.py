@@ -13,7 +13,7 @@ import contextlib
 import ctypes
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -48,6 +48,7 @@ T = TypeVar("T")
 
 _PROBE = b"certwright: does this key belong to that certificate?"
 _FIRST_DELAY, _LONGEST_DELAY = 0.25, 5.0  # seconds between attempts to get a token back
+_STRANGERS = 2  # of their calls at once with one module: one that is done, and the next
 
 # DigestInfo up to the digest itself (RFC 8017 §9.2 note 1).
 _DIGEST_INFO = {
@@ -90,13 +91,25 @@ class Module:
         self.generation = 0  # handles of an earlier one are dead
         self._library: pkcs11._pkcs11.lib | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pkcs11")
+        self._turns = asyncio.Semaphore(_STRANGERS)
 
     async def run(self, work: Callable[[], T]) -> T:
         """`work` in the module's thread. If the caller gives up before it has begun, it never begins."""
+        self._check_patience()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, work)
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Around work that strangers cause: little of it is in the queue of the thread, so that none of the CA's own waits long."""
+        self._check_patience()
+        async with self._turns:
+            yield
+
+    def _check_patience(self) -> None:
+        """Raises Unavailable."""
         since = self._busy_since
         if since is not None and time.monotonic() - since > self._patience:
             raise Unavailable(f"{self.path} has not come back from a call for more than {self._patience} s")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, work)
 
     def _timed(self, work: Callable[[], T]) -> T:
         self._busy_since = time.monotonic()
@@ -389,6 +402,28 @@ class Pkcs11Backend:
     def _touch(self) -> None:
         """Raises PKCS11Error when the handle is dead."""
         self._handle()[Attribute.LABEL]
+
+
+class OpenToStrangers:
+    """A key that works for whoever sends a message: `KeyBackend`, with turns of its module for what they can have it do."""
+
+    def __init__(self, backend: Pkcs11Backend, module: Module) -> None:
+        self._backend = backend
+        self._module = module
+
+    async def public_key(self) -> PublicKey:
+        return await self._backend.public_key()
+
+    async def sign(self, data: bytes, digest: hashes.HashAlgorithm | None) -> bytes:
+        async with self._module.turn():
+            return await self._backend.sign(data, digest)
+
+    async def decrypt(self, ciphertext: bytes, length: int, transport: KeyTransport) -> bytes:
+        async with self._module.turn():
+            return await self._backend.decrypt(ciphertext, length, transport)
+
+    async def check(self) -> None:
+        await self._backend.check()
 
 
 def _pin(path: Path) -> str:

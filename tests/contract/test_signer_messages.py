@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,21 @@ async def test_a_bad_ciphertext_that_is_asked_for_in_several_ways_is_never_the_s
             for transport in sorted(OF_A_TOKEN, key=str)
         }
         assert len(answers) == 2 * 4 * 2
+
+
+async def test_no_flood_of_strangers_holds_up_a_ca(signer: Signer) -> None:
+    """Everybody can send messages to be opened; in a token, one thread does that and the CA's own work."""
+    ciphertext = public("ra").encrypt(b"k" * 16, KeyTransport.PKCS1.padding)
+    flood = [
+        asyncio.ensure_future(signer.ra_decrypt(key, ciphertext, 16, KeyTransport.PKCS1))
+        for key in ("ra", "ca")
+        for _ in range(100)
+    ]
+    await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+    await signer.sign_announcement("ca", announcement())
+    before = sum(each.done() for each in flood)
+    await asyncio.gather(*flood)
+    assert before < 50
 
 
 # ---------------------------------------------------------------- a CA that speaks for itself
