@@ -30,6 +30,8 @@ from certwright.proxies import BadForwarding, Proxies
 from pki.reasons import Unavailable
 
 MAX_BODY = 1 << 20  # front ends set their own, lower limits
+MAX_FIELD = 8190  # octets of a header; there may be 128 of them, and a head that does not end is kept for KEEP_ALIVE
+MAX_FORWARDED = 65536  # the same on the listener where a proxy may put a client's whole chain into one
 MAX_LINE = 65536  # SCEP by GET carries a whole message in the query; sscep's own buffer is 16 KiB
 KEEP_ALIVE = 75.0  # seconds, also for the head of the first request on a connection
 BODY_TIMEOUT = 30.0  # seconds from the head of a request to the last octet of its body
@@ -226,6 +228,7 @@ async def start(
     context: ssl.SSLContext | None,
     *,
     handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    max_field: int = MAX_FIELD,
 ) -> web.AppRunner:
     """Begin to accept."""
     runner = web.AppRunner(
@@ -234,7 +237,7 @@ async def start(
         handler_cancellation=False,  # an issuance does not stop half-way because its client left
         keepalive_timeout=KEEP_ALIVE,
         max_line_size=MAX_LINE,
-        max_field_size=MAX_LINE,
+        max_field_size=max_field,
         auto_decompress=False,  # no client of ours compresses, and a bomb would
         shutdown_timeout=LAST_WORDS,
     )

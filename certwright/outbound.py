@@ -44,7 +44,7 @@ class Outbound:
                 request.method, request.url, data=request.body, headers=request.headers, allow_redirects=False
             ) as response:
                 return HttpReply(response.status, await _bounded(response.content, self._max_reply))
-        except (TimeoutError, OSError, aiohttp.ClientError) as error:
+        except (TimeoutError, OSError, UnicodeError, aiohttp.ClientError) as error:
             raise ServiceFailure(_why(error)) from None  # the library's own text may quote what came
 
 
@@ -63,7 +63,7 @@ def _why(error: Exception) -> str:
             return f"its TLS certificate is not accepted: {refused.verify_message}"
         case aiohttp.ClientConnectorSSLError():
             return "no TLS connection: it does not speak TLS, or none that is still secure"
-        case aiohttp.ClientConnectorDNSError():
+        case aiohttp.ClientConnectorDNSError() | UnicodeError():  # the latter where the resolver cannot encode it (RFC 5890)
             return "its host name has no address"
         case aiohttp.ClientConnectorError():
             return f"no connection: {error.os_error.strerror or type(error.os_error).__name__}"

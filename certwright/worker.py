@@ -60,7 +60,12 @@ async def _serve(assignment: Assignment, log: Log) -> None:
             return
         jobs = [asyncio.create_task(runner.run(stop)) for runner in composition.runners]
         runners = [
-            await listeners.start(composition.apps[listener], bound, _checked_context(config, listener, composition.internals))
+            await listeners.start(
+                composition.apps[listener],
+                bound,
+                _checked_context(config, listener, composition.internals),
+                max_field=listeners.MAX_FORWARDED if listener is Listener.MTLS else listeners.MAX_FIELD,
+            )
             for listener, bound in assignment.sockets.items()
         ]
         os.write(assignment.ready, b"ready\n")
