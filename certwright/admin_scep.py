@@ -17,7 +17,7 @@ from certwright.config import Config, load
 from certwright.config_schema import parse_duration
 from certwright.errors import Refused
 from certwright.failures import DONE
-from issuance.credentials import CredentialKind, Credentials
+from issuance.credentials import CredentialKind, Credentials, scep_challenge_id
 from issuance.plan import names_wanted
 from issuance.scep_challenges import MAX_LIFETIME, ChallengeRecord, ScepChallenges, Terms
 from pki.clock import Micros, SystemClock, rfc3339
@@ -43,12 +43,20 @@ def challenge_set(
     found = load(find_config(config))
     check_endpoint("SCEP", endpoint, found.scep)
     check_profile(found, profile)
-    challenge = secret_of(challenge_file)
-    with_credentials(
-        found,
-        lambda those: those.set_scep_challenge(endpoint=endpoint, name=name, challenge=challenge, roles=roles, profile=profile),
-    )
+    challenge, id_ = secret_of(challenge_file), scep_challenge_id(endpoint, name)
+
+    async def replaced(those: Credentials) -> bool:
+        before = await those.list(CredentialKind.SCEP_CHALLENGE)
+        await those.set_scep_challenge(endpoint=endpoint, name=name, challenge=challenge, roles=roles, profile=profile)
+        return any(state.credential.id == id_ and state.disabled_at is None for state in before)
+
+    had = with_credentials(found, replaced)
     say(challenge if challenge_file is None else f"challenge {f'{name} ' if name else ''}of {endpoint} set")
+    if had:
+        sys.stderr.write(
+            f"certwright: note: the challenge {shown(id_)} that was set before opens nothing any more; "
+            "--name sets another beside it\n"
+        )
     note_roles(found, roles)
     return DONE
 

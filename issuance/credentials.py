@@ -29,6 +29,7 @@ from issuance.lockout import LOCKS, NO_LIMITS, UNGUARDED, Attempt, FailureLimits
 from issuance.names import CREDENTIAL_NAME, ENDPOINT, check_endpoint, prepared
 from issuance.sealed import SealedKind, forget_step
 from pki.clock import Clock, Micros
+from pki.identifiers import shown
 from pki.reasons import Reason, Rejection, Unavailable
 from storage.database import Conflict, Database, Row, Step
 
@@ -373,7 +374,7 @@ class Credentials:
         try:
             await self._database.write(Step(DISABLE_SQL, (kind.value, id, self._clock.micros())))
         except Conflict as error:
-            raise Rejection(Reason.NOT_FOUND, f"there is no enabled {kind.value} with this id; list them first") from error
+            raise Rejection(Reason.NOT_FOUND, f"there is no enabled {kind.value} {shown(id)}; list them first") from error
 
     async def list(self, kind: CredentialKind) -> Sequence[CredentialState]:
         """All of one kind by id, the disabled and expired ones too."""

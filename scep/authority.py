@@ -138,8 +138,8 @@ class RegistrationAuthority:
         fill it in differently. So it stays encrypted.
         """
         cipher = self._enveloped(request).cipher
-        outcome = await self._desk.enrolments.poll(self._place(request), self._endpoint, source_address=source_address)
         self._note_legacy(request.digest.value, cipher.value)
+        outcome = await self._desk.enrolments.poll(self._place(request), self._endpoint, source_address=source_address)
         return self._reply(outcome, to, request.signer, cipher)
 
     def _reply(self, outcome: Outcome, to: ReplyTo, signer: CertificateView, cipher: Cipher) -> CertRep:
@@ -161,8 +161,8 @@ class RegistrationAuthority:
             raise Refusal(FailInfo.BAD_REQUEST, "this is for clients that sign with a certificate that was issued here")
         self._desk.holders.check_in_time(holder, self._endpoint)
         plaintext, cipher = await self._open(request)
-        found = await find(plaintext, holder, self._endpoint)
         self._note_legacy(request.digest.value, cipher.value)
+        found = await find(plaintext, holder, self._endpoint)
         return self._success(to, found, request.signer, cipher)
 
     # ------------------------------------------------------------------ shared

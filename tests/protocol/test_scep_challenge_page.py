@@ -9,6 +9,7 @@ import re
 import socket
 import sqlite3
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -352,6 +353,16 @@ def test_a_user_of_no_page_is_not_added(site: Site, endpoint: str, why: str) -> 
     done = run("scep", "user", "add", "x", "--endpoint", endpoint, "--config", site.server.config_file, check=False)
     assert done.returncode != 0
     assert why in done.stderr
+
+
+def test_no_device_is_asked_for_a_client_certificate(site: Site) -> None:
+    """macOS and Windows give up when it is. EST's listener beside it asks, and shows that it would be seen here."""
+    for port, asks in ((site.server.https_port, False), (site.server.mtls_port, True)):
+        for version in ("-tls1_2", "-tls1_3"):
+            command = ["openssl", "s_client", "-connect", f"localhost:{port}", version, "-msg"]
+            told = subprocess.run(command, input=b"", capture_output=True, check=False, timeout=20).stdout
+            assert b"Handshake" in told
+            assert (b"CertificateRequest" in told) is asks, (port, version)
 
 
 # ---------------------------------------------------------------- the log

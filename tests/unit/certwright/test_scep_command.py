@@ -59,7 +59,19 @@ def test_several_static_challenges_are_set_by_name_and_ended_one_by_one(configur
     assert generated not in stored
     assert "Guest" not in stored
     assert "letters, digits" in refused(configured, "set", "--name", "a/b")
-    assert "list them first" in refused(configured, "disable", "default:printers")
+    assert "scep-challenge 'default:printers'; list them first" in refused(configured, "disable", "default:printers")
+
+
+def test_who_sets_a_static_challenge_again_is_told_that_the_one_before_has_ended(configured: Path) -> None:
+    """`init` set one, and whoever has that is locked out without a word."""
+    for words, said in (
+        ((), "note: the challenge 'default' that was set before opens nothing any more; --name sets another beside it\n"),
+        (("--name", "printers"), ""),
+    ):
+        done = run("scep", "challenge", "set", *words, "--config", configured)
+        assert done.stdout.startswith("cws_")
+        assert said in done.stderr
+        assert bool(done.stderr) is bool(said)
 
 
 def test_a_challenge_that_opens_once_is_shown_once_and_listed_with_what_it_is_for(configured: Path) -> None:

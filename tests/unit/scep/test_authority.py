@@ -404,6 +404,7 @@ async def test_a_request_signed_weakly_is_bad_alg_and_named(
 
 
 async def test_every_message_in_legacy_algorithms_is_counted_whatever_it_asks_for(site: ScepWorld) -> None:
+    """Also where it is refused for another reason: the device needs the switch all the same."""
     endpoint = dataclasses.replace(site.ca.endpoint(legacy=("sha1", "des-ede3-cbc")), renewal=Renewal(ROLES))
     first = pkcs_req(site.ca)
     held = the_certificate(await site.ask(first, endpoint=endpoint), first)
@@ -414,6 +415,9 @@ async def test_every_message_in_legacy_algorithms_is_counted_whatever_it_asks_fo
         ("3", "17", "TX-2", csr(rsa_key("device"), challenge=None)),
         ("0", "20", "TX-2", b"whatever"),
         ("0", "21", "TX-3", names),
+        ("2", "19", "TX-4", csr(rsa_key("device"), challenge="guess", common_name="dev2")),
+        ("2", "20", "TX-5", b"whatever"),
+        ("2", "21", "TX-3", b"whatever"),
     ):
         content = enveloped(inside, site.ca.ra, cipher="des-ede3-cbc")
         request = Message(signer=held, content=content, message_type=message_type, transaction_id=transaction_id, digest="sha1")
