@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
 
 from issuance.credentials import CredentialKind, Credentials
 from issuance.lockout import Attempt, FailureLimits, Lockouts
@@ -19,7 +20,7 @@ from scep.endpoint import ScepLimits, Way
 from scep.onetime import OneTimeWay
 from storage.database import Conflict, Database
 from tests.helpers.clock import FakeClock
-from tests.helpers.scep import Message, csr, enveloped, rsa_key
+from tests.helpers.scep import Message, csr, enveloped, rsa_key, self_signed
 from tests.helpers.scep_site import ROLES, ScepSite, poll
 from tests.helpers.scep_world import Counts
 
@@ -75,10 +76,9 @@ class Site(ScepSite):
     async def request(self, label: str, *, by: Principal) -> Message:
         terms = Terms("default", ROLES, None, frozenset({parse_dns(f"{label}.example.com")}))
         made = await self.one_time.create(terms, lifetime=timedelta(hours=1), made_by=by)
-        content = csr(
-            rsa_key(label), common_name=f"{label}.example.com", sans=(f"{label}.example.com",), challenge=made.challenge
-        )
-        return Message(key=rsa_key(label), content=enveloped(content, self.ca.ra), transaction_id=f"TX {label}")
+        own, name = rsa_key(label), f"{label}.example.com"
+        content = csr(own, common_name=name, sans=(name,), challenge=made.challenge)
+        return Message(key=own, content=enveloped(content, self.ca.ra), transaction_id=f"TX {label}")
 
 
 @pytest.fixture
@@ -113,3 +113,30 @@ async def test_a_challenge_whose_maker_goes_while_it_is_looked_at_opens_nothing(
     await site.credentials.disable(CredentialKind.API_KEY, maker.id)
     with pytest.raises(Conflict):
         await site.database.write(*site.one_time.use(found, csr=parse_csr(csr(rsa_key("dev1"))), source=HERE))
+
+
+async def test_another_certificate_of_the_same_key_beside_a_captured_message_gets_nobody_another_name_or_key(
+    site: Site,
+) -> None:
+    """CMS does not sign which certificate is meant. Who knows two of one key makes a renewal of it out of what its owner sent: it is
+    counted as one, is for the same key and names, and is encrypted to the owner. Out of a RenewalReq comes no enrolment.
+    """
+    maker = await site.maker()
+    limits = ScepLimits(enrollments_per_caller=Limit(1, timedelta(hours=1)))
+    endpoint = site.endpoint(challenges=(Way.ONE_TIME,), limits=limits)
+    captured = await site.request("dev1", by=maker)
+    held = await site.certificate(captured, endpoint)
+    swapped = replace(captured, signer=held)
+    renewed = await site.certificate(swapped, endpoint)
+    assert (names(renewed), renewed.public_key()) == (names(held), held.public_key())
+    assert "too many enrolments" in ((await site.ask(replace(captured, signer=renewed), endpoint)).text or "")
+    asked = replace(swapped, message_type="17")
+    assert (await site.ask(replace(asked, signer=self_signed(rsa_key("dev1"))), endpoint)).status == "2"
+    await site.revoke(held)
+    assert (await site.ask(swapped, endpoint)).status == "2"
+    assert await site.certificates() == 2
+
+
+def names(certificate: x509.Certificate) -> list[str]:
+    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return found.get_values_for_type(x509.DNSName)
