@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +26,8 @@ from signer.wire import (
 )
 
 _MAX_ANSWER = 64 * 1024  # octets of one frame
+_STRANGERS_AT_ONCE = 64  # requests of one worker; the signer takes 256 of each
+_BY_STRANGERS = frozenset({Operation.RA_SIGN, Operation.RA_DECRYPT})
 
 
 def _away(why: str) -> Unavailable:
@@ -102,6 +105,7 @@ class SignerClient:
         self._connection: _Connection | None = None
         self._connecting = asyncio.Lock()
         self._ids = itertools.count(1)
+        self._turns = asyncio.Semaphore(_STRANGERS_AT_ONCE)
 
     async def public_key(self, key: str) -> bytes:
         return await self._call(Operation.PUBLIC_KEY, key)
@@ -154,7 +158,7 @@ class SignerClient:
         )
         connection: _Connection | None = None
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout), self._turn(operation):
                 connection = await self._connected()
                 response = await connection.send(request)
         except TimeoutError:
@@ -173,6 +177,12 @@ class SignerClient:
                 raise _away(response.detail)
             case Verdict.FAILED:
                 raise RuntimeError(f"the signer failed at {operation.value}: {response.detail}")
+
+    def _turn(self, operation: Operation) -> AbstractAsyncContextManager[object]:
+        """What strangers cause waits here, where whoever gives up is gone: the signer reads no more than so many of a connection, and
+        would do first what nobody waits for any more.
+        """
+        return self._turns if operation in _BY_STRANGERS else nullcontext()
 
     async def _connected(self) -> _Connection:
         connection = self._connection
