@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,8 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from bench.figures import WHOLE, table
 from bench.processes import Meter
 from signer.software import load_key
 from tests.helpers.postgres import NO_POSTGRESQL, binaries, running_server
-from tests.helpers.softhsm import SoftHsm
+from tests.helpers.softhsm import MODULES, SoftHsm
 
 DOMAIN = "bench.example"
 READY_WITHIN = 30.0  # seconds
@@ -125,7 +127,6 @@ def initialise(directory: Path, ports: Ports, database: Database, keys: Keys) ->
     # One client makes what a thousand would: the limits are kept, and high.
     config["endpoints"]["acme"]["default"]["limits"] = {"orders_per_account": "1000000/3h", "accounts_per_address": "10000/3h"}
     config["endpoints"]["scep"][WAITING] = {"profile": "device", "registration_authority": "scep", "require_approval": True}
-    config["profiles"]["spare"] = dict(config["profiles"]["device"])  # every issuer has one
     config["profiles"]["device"]["issuer"] = keys.device_issuer
     if keys.token is not None:
         _into(keys.token, directory, config)
@@ -151,6 +152,13 @@ def _into(token: SoftHsm, directory: Path, config: Any) -> None:
         key = token.put(name, load_key(directory / "ca" / f"{name}.key", passphrase), number)
         found = {"module": str(key.module), "token": key.token, "label": key.label, "pin_file": str(key.pin_file)}
         section[name.removesuffix("-ra")]["key"] = {"pkcs11": found}
+
+
+def softhsm_is_there() -> bool:
+    if any(module.exists() for module in MODULES) and shutil.which("softhsm2-util") is not None:
+        return True
+    print("softhsm2 is not installed: SCEP is measured with keys in files only", file=sys.stderr)
+    return False
 
 
 def _certwright() -> str:
@@ -270,7 +278,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--device-issuer", choices=["devices", "issuing"], default="devices", help="RSA-2048, or EC P-256; for EST and SCEP"
     )
-    parser.add_argument("--hsm", action="store_true", help="the keys of the CAs and of SCEP's RA in a SoftHSM2 token")
+    parser.add_argument(
+        "--hsm",
+        action="store_true",
+        help="the keys of the CAs and of SCEP's RA in a SoftHSM2 token; without --window, SCEP is measured so as well",
+    )
     parser.add_argument("--json", type=Path, help="also write every figure into this file")
     parser.add_argument("-v", "--verbose", action="store_true", help="every step of every window, as it is done")
     given = parser.parse_args(arguments)
@@ -284,9 +296,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device_issuer=given.device_issuer,
         hsm=given.hsm,
     )
+    everything = [wanted]
+    if given.window is None and not given.hsm and softhsm_is_there():  # three private keys work for each certificate of SCEP
+        everything.append(replace(wanted, acme=False, windows=["scep"], hsm=True))
     rows: list[Row] = []
     for engine in given.engine or ["sqlite", "postgresql"]:
-        for row in measure(engine, wanted):
+        for row in chain.from_iterable(measure(engine, each) for each in everything):
             rows.append(row)
             if given.verbose or row.figures["errors"]:
                 print(f"{row.engine}, {row.work}, {row.clients} clients: {printed(row.figures)}\n", file=sys.stderr, flush=True)
