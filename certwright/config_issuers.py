@@ -148,7 +148,8 @@ class IssuerReader:
             own = [profile for profile in profiles if profile.issuer == name]
             envelope = Envelope(
                 issuer_certificate=issuers[name].certificate,
-                max_validity=max((profile.max_validity + profile.backdate for profile in own), default=timedelta(0)),
+                # Without a profile it issues nothing any more, and signs its CRLs and OCSP answers.
+                max_validity=max((profile.max_validity + profile.backdate for profile in own), default=timedelta(seconds=1)),
                 extended_key_usages=frozenset(usage for profile in own for usage in profile.extended_key_usage),
                 messages=any(self._speaks_scep(profile) for profile in own),
                 announcements=bool(given.next),

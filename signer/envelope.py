@@ -91,8 +91,6 @@ class Limits:
             raise ValueError("the issuer certificate cannot be read") from None
         if not constraints.ca:
             raise ValueError("the issuer certificate is not that of a CA (basicConstraints)")
-        if not envelope.extended_key_usages:
-            raise ValueError("no extended key usage is allowed, so nothing could be issued")
         public_key = issuer.public_key()
         if envelope.messages and not isinstance(public_key, rsa.RSAPublicKey):
             raise ValueError("messages are encrypted to RSA keys only, and this issuer has another kind (RFC 8894 §2.1.2)")

@@ -66,6 +66,14 @@ def test_the_signer_allows_an_issuer_no_more_than_its_profiles_need(made: Path) 
     assert keys["ra/scep"].envelope is None
 
 
+def test_an_issuer_that_no_profile_uses_any_more_is_one_that_issues_nothing(made: Path) -> None:
+    text = text_of(made).replace("issuer: devices", "issuer: issuing")
+    keys = {key.name: key for key in read(made, text).keys}
+    retired = keys["devices"].envelope
+    assert retired is not None
+    assert (retired.extended_key_usages, retired.max_validity) == (frozenset(), timedelta(seconds=1))
+
+
 # Each: an edit of the file that init wrote, and `line:column: text` of what is said.
 MISTAKES: list[tuple[str, Edit, str]] = [
     ("unknown key", replaced("validity: 47d", "validty: 47d"), "unknown key 'validty' (did you mean 'validity'?)"),

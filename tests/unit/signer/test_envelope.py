@@ -377,6 +377,9 @@ def test_an_envelope_around_something_that_is_no_ca_is_refused(certificate: byte
         Limits.of(replace(CA.envelope(), issuer_certificate=certificate))
 
 
-def test_an_envelope_without_any_purpose_is_refused() -> None:
-    with pytest.raises(ValueError, match="extended key usage"):
-        Limits.of(replace(CA.envelope(), extended_key_usages=frozenset()))
+def test_an_issuer_without_any_purpose_issues_nothing_and_still_says_what_it_revoked() -> None:
+    """A CA that a successor has taken over from."""
+    retired = Limits.of(replace(CA.envelope(), extended_key_usages=frozenset()))
+    with pytest.raises(SignerRefused, match="is not allowed to this issuer"):
+        retired.check_certificate(leaf(CA))
+    retired.check_crl(crl())
