@@ -35,6 +35,11 @@ LONG = 64  # characters
 REFUSED = "the challenge password is missing, wrong, used or expired; get another from whoever runs this SCEP endpoint"
 
 
+def may_be(way: Way, challenge: str) -> bool:
+    """Whether a challenge can be one of this way, by its form alone."""
+    return way is not Way.ONE_TIME or _UNGUESSABLE[way].fullmatch(challenge) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request to enrol, opened and proved to be by the key that it is for, or by that of a certificate of ours."""

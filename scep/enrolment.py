@@ -16,7 +16,7 @@ from issuance.buckets import Bucket, Charge
 from issuance.request import Channel, IssuanceRequest, Issued, OneTimeChallenge, Outcome, Pending, Rejected
 from pki.reasons import Reason, Rejection
 from policy.limits import address_key
-from scep.authorization import REFUSED, Asked, Authorization, Authorizer, Informed, Observer
+from scep.authorization import REFUSED, Asked, Authorization, Authorizer, Informed, Observer, may_be
 from scep.endpoint import ScepEndpoint, Way
 from scep.failinfo import FailInfo, Refusal
 from scep.holders import Holder, Holders
@@ -81,7 +81,7 @@ class Enrolments:
 
     async def _let_in_before(self, asked: Asked) -> Authorization | None:
         """By something that opens only once, which nobody is asked about again."""
-        once = OPEN_ONCE.intersection(asked.endpoint.challenges)
+        once = {way for way in asked.endpoint.challenges if way in OPEN_ONCE and may_be(way, asked.challenge)}
         earlier = await self._earlier(asked) if once else None
         if earlier is None or earlier.way not in once or not await self._stands(earlier, asked.endpoint):
             return None
