@@ -11,7 +11,10 @@ from typing import Any
 
 import orjson
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import AttributeOID
 
 from issuance.credentials import CredentialKind, Credentials
 from issuance.lockout import FailureLimits, Lockouts
@@ -30,7 +33,7 @@ from storage.database import Database, Row, Step
 from tests.helpers.clock import FakeClock
 from tests.helpers.databases import second_node
 from tests.helpers.issuing import Issuing
-from tests.helpers.scep import Answer, Message, csr, enveloped, rsa_key
+from tests.helpers.scep import Answer, Message, csr, der_of, enveloped, name, rsa_key
 from tests.helpers.scep_site import ROLES, ScepSite, the_certificate
 
 HOUR = timedelta(hours=1)
@@ -256,6 +259,26 @@ async def test_a_challenge_that_comes_with_another_request_is_burnt(site: Site) 
     assert await site.states() == [State.BURNT] * len(OTHER_REQUESTS)
     assert await site.certificates() == 0
     assert site.counts.authorizations[0] == ("default", "one-time", "burnt")
+
+
+async def test_a_windows_identity_beside_the_right_names_is_refused_or_left_out(site: Site) -> None:
+    """A user's name (UPN) and security identifier (SID) are what domain controllers log people in by."""
+    key: rsa.RSAPrivateKey = rsa_key("dev1")
+    names: list[x509.GeneralName] = [x509.DNSName("dev1.example.com")]
+    upn = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3"), b"\x0c\x0dadmin@example")
+    sid = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.311.25.2"), b"\x30\x00")
+    made = await site.made()
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name("dev1"))
+    builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, made.challenge.encode())
+
+    def asks(names: Sequence[x509.GeneralName]) -> Message:
+        request = builder.add_extension(x509.SubjectAlternativeName(names), critical=False).add_extension(sid, critical=False)
+        return Message(key=key, content=enveloped(der_of(request.sign(key, hashes.SHA256())), site.ca.ra))
+
+    assert "otherName" in refused(await site.ask(asks([*names, upn])))
+    assert await site.certificates() == 0
+    certificate = await site.certificate(asks(names))
+    assert sid.oid not in {extension.oid for extension in certificate.extensions}
 
 
 NAMES = frozenset({parse_dns("dev1.example.com"), parse_dns("dev2.example.com")})
