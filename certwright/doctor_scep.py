@@ -15,13 +15,17 @@ from certwright.config_scep import ScepSettings, extension
 from issuance.credentials import CredentialKind
 from pki.clock import Micros
 from pki.cms.types import Cipher
+from pki.reasons import Rejection
 from scep.endpoint import Way
 from storage.database import Database
 
 STATIC_SQL = """
-SELECT id, endpoint, roles, CASE WHEN secret LIKE 'scrypt:%' THEN 1 ELSE 0 END AS chosen FROM credential
+SELECT id, endpoint, roles, profile, CASE WHEN secret LIKE 'scrypt:%' THEN 1 ELSE 0 END AS chosen FROM credential
 WHERE kind = $1 AND disabled_at IS NULL AND (expires_at IS NULL OR expires_at > $2) ORDER BY id
 """
+
+
+RENEWAL = "renewal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class StaticChallenge:
     endpoint: str
     roles: frozenset[str]
     chosen: bool
+    profile: str = ""  # instead of the endpoint's
 
 
 def scep_warnings(config: Config) -> Iterator[str]:
@@ -59,7 +64,8 @@ async def static_challenges(database: Database, now: Micros) -> Sequence[StaticC
     """Of all endpoints, those that the configuration has no more too. Raises Unavailable."""
     rows = await database.fetch(STATIC_SQL, CredentialKind.SCEP_CHALLENGE.value, now)
     return [
-        StaticChallenge(row["id"], row["endpoint"], frozenset(orjson.loads(row["roles"])), bool(row["chosen"])) for row in rows
+        StaticChallenge(row["id"], row["endpoint"], frozenset(orjson.loads(row["roles"])), bool(row["chosen"]), row["profile"])
+        for row in rows
     ]
 
 
@@ -70,6 +76,8 @@ def challenge_warnings(config: Config, challenges: Sequence[StaticChallenge]) ->
         for what, roles in _roles(settings):
             if not roles & granted:
                 yield f"SCEP endpoint {name}: no policy has a role of its {what} ({', '.join(sorted(roles))}); see `policies`"
+            elif what != RENEWAL:  # which has the profile of what it renews
+                yield from _not_granted(config, name, what, roles, settings.profile)
         if Way.STATIC not in settings.challenges:
             continue
         own = [challenge for challenge in challenges if challenge.endpoint == name]
@@ -77,6 +85,9 @@ def challenge_warnings(config: Config, challenges: Sequence[StaticChallenge]) ->
             yield f"SCEP endpoint {name}: nobody knows a static challenge of it; do: certwright scep challenge set --endpoint {name}"
         for challenge in own:
             yield from _of_one(challenge, settings, granted)
+            if challenge.roles & granted:
+                what, profile = f"static challenge {challenge.id}", challenge.profile or settings.profile
+                yield from _not_granted(config, name, what, challenge.roles, profile)
 
 
 def _of_one(challenge: StaticChallenge, settings: ScepSettings, granted: set[str]) -> Iterator[str]:
@@ -92,9 +103,19 @@ def _of_one(challenge: StaticChallenge, settings: ScepSettings, granted: set[str
         )
 
 
+def _not_granted(config: Config, endpoint: str, what: str, roles: frozenset[str], profile: str) -> Iterator[str]:
+    try:
+        wanted = config.profiles.get(profile).name
+    except Rejection:  # a challenge for a profile that has been taken out
+        wanted = profile
+    if not any(roles & policy.roles and wanted in policy.allowed_profiles for policy in config.policies):
+        theirs = ", ".join(sorted(roles))
+        yield f"SCEP endpoint {endpoint}: no policy grants profile {wanted} to its {what} ({theirs}); see `policies`"
+
+
 def _roles(settings: ScepSettings) -> Iterator[tuple[str, frozenset[str]]]:
     if settings.renewal.roles:
-        yield "renewal", settings.renewal.roles
+        yield RENEWAL, settings.renewal.roles
     for what, service in (
         ("challenge_page", settings.challenge_page),
         ("webhook", settings.webhook),

@@ -52,6 +52,18 @@ def test_what_init_makes_is_well(made: Path) -> None:
             id="challenge roles",
         ),
         pytest.param(
+            AS_MADE,
+            StaticChallenge("default", "default", DEVICE, chosen=False, profile="short-lived"),
+            "no policy grants profile short-lived to its static challenge default (device)",
+            id="the profile of a challenge",
+        ),
+        pytest.param(
+            (f"{AS_MADE[0]}\n      challenge_page: {{roles: [acme]}}", AS_MADE[1]),
+            KNOWN,
+            "no policy grants profile device to its challenge_page (acme)",
+            id="the profile of a page",
+        ),
+        pytest.param(
             AS_MADE, StaticChallenge("default", "default", DEVICE, chosen=True), "was chosen by somebody", id="chosen"
         ),
         pytest.param(
@@ -72,10 +84,10 @@ def test_what_lets_in_nobody_or_anybody_is_said(
 async def test_a_challenge_that_a_person_chose_is_told_from_a_generated_one(database: Database, clock: FakeClock) -> None:
     credentials = Credentials(database=database, clock=clock)
     for name, secret in (("", "cws_" + "a" * 43), ("old", "correct horse"), ("gone", "battery staple")):
-        await credentials.set_scep_challenge(endpoint="default", name=name, challenge=secret, roles=["device"], profile="")
+        await credentials.set_scep_challenge(endpoint="default", name=name, challenge=secret, roles=["device"], profile=name)
     await credentials.disable(CredentialKind.SCEP_CHALLENGE, "default:gone")
-    found = {one.id: one.chosen for one in await static_challenges(database, clock.micros())}
-    assert found == {"default": False, "default:old": True}
+    found = {one.id: (one.chosen, one.profile) for one in await static_challenges(database, clock.micros())}
+    assert found == {"default": (False, ""), "default:old": (True, "old")}
 
 
 def test_check_says_it(made: Path, tmp_path: Path, clock: FakeClock, capsys: pytest.CaptureFixture[str]) -> None:
