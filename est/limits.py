@@ -7,22 +7,20 @@ import hashlib
 from est.caller import Caller
 from est.endpoint import EstEndpoint
 from est.renewal import identity
-from issuance.buckets import Bucket, Charge
+from issuance.buckets import Charge, enrolment_charges
 from issuance.request import CertificateRole
-from policy.limits import address_key
 
 
 def charges(endpoint: EstEndpoint, caller: Caller) -> tuple[Charge, ...]:
-    """A renewal counts as an enrolment. An agent is one caller, whoever it speaks for."""
-    limits, address = endpoint.limits, address_key(caller.principal.source_address)
-    wanted = (
-        (limits.enrollments_per_caller, "caller", _name(caller), "enrolments of this caller"),
-        (limits.enrollments_per_address, "address", address, f"enrolments from {address}"),
-    )
-    return tuple(
-        Charge(Bucket(f"enrolled/{kind}/{endpoint.label}", name), limit, what)
-        for limit, kind, name, what in wanted
-        if limit is not None
+    """An agent is one caller, whoever it speaks for."""
+    limits = endpoint.limits
+    return enrolment_charges(
+        "enrolled",
+        endpoint.label,
+        caller=_name(caller),
+        per_caller=limits.enrollments_per_caller,
+        source_address=caller.principal.source_address,
+        per_address=limits.enrollments_per_address,
     )
 
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from pki.clock import Micros, after, rfc3339
 from pki.reasons import Reason, Rejection
-from policy.limits import SKEW, Limit, terms, wait
+from policy.limits import SKEW, Limit, address_key, terms, wait
 from storage.database import Database, Step
 
 # Its place in the row is $1 owner, $2 name; $3 is the time of a bucket that was not there; $4 to $7 are `Terms`.
@@ -66,6 +66,22 @@ def count(bucket: Bucket, limit: Limit, now: Micros) -> Step:
 def charge_steps(charges: Sequence[Charge], now: Micros) -> list[Step]:
     """In the order of their keys, so that two writes never wait for each other."""
     return [take(charge.bucket, charge.limit, now) for charge in sorted(charges, key=lambda each: each.bucket)]
+
+
+def enrolment_charges(
+    owner: str, endpoint: str, *, caller: str, per_caller: Limit | None, source_address: str, per_address: Limit | None
+) -> tuple[Charge, ...]:
+    """What an endpoint's own limits take for one certificate; a renewal counts as an enrolment. None is no limit."""
+    address = address_key(source_address)
+    wanted = (
+        ("caller", caller, per_caller, "enrolments of this caller"),
+        ("address", address, per_address, f"enrolments from {address}"),
+    )
+    return tuple(
+        Charge(Bucket(f"{owner}/{kind}/{endpoint}", name), limit, what)
+        for kind, name, limit, what in wanted
+        if limit is not None
+    )
 
 
 async def seconds_until(database: Database, bucket: Bucket, limit: Limit, now: Micros) -> int:

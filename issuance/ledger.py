@@ -216,7 +216,8 @@ def _evidence(evidence: Evidence) -> dict[str, object]:
             | SharedSecret()
             | ScepChallenge()
             | OneTimeChallenge()
-            | (DelegatedChallenge() | ApiKey())
+            | DelegatedChallenge()
+            | ApiKey()
         ):
             return {"kind": type(evidence).__name__, "credential": evidence.credential_id}
         case _:

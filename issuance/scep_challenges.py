@@ -20,7 +20,7 @@ from issuance import audit
 from issuance.names import check_endpoint
 from pki.clock import Clock, Micros, after
 from pki.csr import Csr
-from pki.identifiers import Identifier, parse_dns, parse_ip, shown
+from pki.identifiers import Identifier, parse_identifier, shown
 from pki.reasons import Reason, Rejection
 from pki.subject import Subject, read_subject, subject_text
 from policy.principal import Principal, PrincipalKind
@@ -270,14 +270,9 @@ def _terms(row: Row) -> Terms:
         endpoint=row["endpoint"],
         roles=frozenset(orjson.loads(row["roles"])),
         subject=None if row["subject"] is None else tuple((kind, value) for kind, value in orjson.loads(row["subject"])),
-        names=None if row["names"] is None else frozenset(map(_identifier, orjson.loads(row["names"]))),
+        names=None if row["names"] is None else frozenset(map(parse_identifier, orjson.loads(row["names"]))),
         profile=row["profile"],
     )
-
-
-def _identifier(tag: str) -> Identifier:
-    kind, _, text = tag.partition(":")
-    return parse_ip(text) if kind == "ip" else parse_dns(text)
 
 
 def _challenge(row: Row) -> ChallengeRecord:

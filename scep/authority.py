@@ -16,6 +16,7 @@ from typing import assert_never
 from issuance.request import Issued, Outcome, Pending, Rejected
 from pki.cms.envelope import UNREADABLE, Enveloped, decrypt, parse_enveloped
 from pki.cms.errors import CmsError, CmsProblem
+from pki.cms.scep import MessageType
 from pki.cms.signed import certificates_only
 from pki.cms.transport import KeyTransport
 from pki.cms.types import CertificateView, Cipher, Digest, read_certificate
@@ -27,7 +28,7 @@ from scep.endpoint import LEGACY, ScepEndpoint
 from scep.enrolment import Enrolments
 from scep.failinfo import FailInfo, Refusal, from_cms, from_rejection
 from scep.holders import Holder, Holders
-from scep.message import CertRep, MessageType, PkiMessage, Received, ReplyTo
+from scep.message import CertRep, PkiMessage, Received, ReplyTo
 from scep.retrieval import Finder, Retrieval
 from scep.transactions import Place
 from signer.api import Hash, Signer, TransportUnavailable

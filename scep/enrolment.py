@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol, assert_never
 
-from issuance.buckets import Bucket, Charge
+from issuance.buckets import Charge, enrolment_charges
 from issuance.request import Channel, IssuanceRequest, Issued, OneTimeChallenge, Outcome, Pending, Rejected
 from pki.reasons import Reason, Rejection
-from policy.limits import address_key
 from scep.authorization import REFUSED, Asked, Authorization, Authorizer, Informed, Observer, may_be
 from scep.endpoint import ScepEndpoint, Way
 from scep.failinfo import FailInfo, Refusal
@@ -186,14 +185,13 @@ def _idempotency_key(asked: Asked) -> str:
 
 
 def charges(endpoint: ScepEndpoint, caller: str, source_address: str) -> tuple[Charge, ...]:
-    """What the endpoint admits, taken by the pipeline with its first write. A renewal counts as an enrolment."""
-    limits, address = endpoint.limits, address_key(source_address)
-    wanted = (
-        (limits.enrollments_per_caller, "caller", caller, "enrolments of this caller"),
-        (limits.enrollments_per_address, "address", address, f"enrolments from {address}"),
-    )
-    return tuple(
-        Charge(Bucket(f"scep-enrolled/{kind}/{endpoint.name}", name), limit, what)
-        for limit, kind, name, what in wanted
-        if limit is not None
+    """What the endpoint admits, taken by the pipeline with its first write."""
+    limits = endpoint.limits
+    return enrolment_charges(
+        "scep-enrolled",
+        endpoint.name,
+        caller=caller,
+        per_caller=limits.enrollments_per_caller,
+        source_address=source_address,
+        per_address=limits.enrollments_per_address,
     )

@@ -7,7 +7,6 @@ Two steps, each a type of its own, so that none can be left out:
 
 from __future__ import annotations
 
-import enum
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -16,45 +15,29 @@ from itertools import islice
 from pki import der
 from pki.cms.envelope import encrypt
 from pki.cms.errors import CmsError, CmsProblem
-from pki.cms.fields import octet_string, oid, printable_string, utf8_string
+from pki.cms.fields import octet_string, printable_string, utf8_string
+from pki.cms.scep import (
+    FAIL_INFO,
+    FAIL_INFO_TEXT,
+    MESSAGE_TYPE,
+    PKI_STATUS,
+    RECIPIENT_NONCE,
+    SENDER_NONCE,
+    TRANSACTION_ID,
+    MessageType,
+    PkiStatus,
+)
 from pki.cms.signed import Attribute, Signed, parse_signed, sign, verify
 from pki.cms.types import CertificateView, Cipher, Digest
 from pki.der import IA5_STRING, OCTET_STRING, PRINTABLE_STRING, SEQUENCE, UTF8_STRING
 from scep.endpoint import ScepEndpoint
 from scep.failinfo import FailInfo, Refusal, from_cms
 
-MESSAGE_TYPE = oid("2.16.840.1.113733.1.9.2")
-PKI_STATUS = oid("2.16.840.1.113733.1.9.3")
-FAIL_INFO = oid("2.16.840.1.113733.1.9.4")
-SENDER_NONCE = oid("2.16.840.1.113733.1.9.5")
-RECIPIENT_NONCE = oid("2.16.840.1.113733.1.9.6")
-TRANSACTION_ID = oid("2.16.840.1.113733.1.9.7")
-FAIL_INFO_TEXT = oid("1.3.6.1.5.5.7.24.1")
-
 MAX_TRANSACTION_ID = 255  # characters; 77 is the longest seen
 MAX_NONCE = 64  # octets; RFC 8894 §3.2.1.5 says 16
 MAX_FAIL_TEXT = 500  # characters
 
 _TEXT = frozenset({PRINTABLE_STRING, UTF8_STRING, IA5_STRING})
-
-
-class MessageType(enum.Enum):
-    """RFC 8894 §3.2.1.2; the values as they stand on the wire. Closed: what is not here is refused."""
-
-    CERT_REP = "3"
-    RENEWAL_REQ = "17"
-    PKCS_REQ = "19"
-    CERT_POLL = "20"  # GetCertInitial
-    GET_CERT = "21"
-    GET_CRL = "22"
-
-
-class PkiStatus(enum.Enum):
-    """RFC 8894 §3.2.1.3."""
-
-    SUCCESS = "0"
-    FAILURE = "2"
-    PENDING = "3"
 
 
 @dataclass(frozen=True, slots=True)

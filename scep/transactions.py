@@ -27,7 +27,7 @@ from issuance.request import (
 from pki import der
 from pki.clock import Clock, after
 from pki.csr import Csr, assemble_csr, load_public_key
-from pki.identifiers import Identifier, parse_dns, parse_ip
+from pki.identifiers import parse_identifier
 from policy.principal import Principal, PrincipalKind
 from scep.endpoint import Way
 from storage.database import Database, Row, Step
@@ -135,7 +135,7 @@ def _remembered(row: Row, place: Place, source_address: str) -> Remembered:
             evidence=(_evidence(allowed["evidence"]),),
             profile=row["profile"],
             csr=csr,
-            identifiers=tuple(_identifier(tag) for tag in orjson.loads(row["names"])),
+            identifiers=tuple(parse_identifier(tag) for tag in orjson.loads(row["names"])),
             common_name=csr.common_name,
             idempotency_key=row["idempotency_key"],
         ),
@@ -153,11 +153,6 @@ def _csr(row: Row) -> Csr:
         extensions={},
     )
     return replace(found, sha256=row["csr_sha256"])
-
-
-def _identifier(tag: str) -> Identifier:
-    kind, _, text = tag.partition(":")
-    return parse_ip(text) if kind == "ip" else parse_dns(text)
 
 
 def _allowed_by(request: IssuanceRequest) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from scep.message import MessageType
+from pki.cms.scep import MessageType
 from tests.helpers import scep
 from tests.helpers.acme_client import JOSE, AccountKey, make_jws, to_json
 from tests.helpers.exposed import Site, opened, unharmed

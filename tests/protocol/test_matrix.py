@@ -18,7 +18,7 @@ import pytest
 
 from acmeserver.resources import RESOURCES
 from est.endpoint import METHODS as EST_OPERATIONS
-from scep.message import MessageType
+from pki.cms.scep import MessageType
 from scep.wire import Operation
 from tests.helpers.front_doors import Door, pending, refusal
 from tests.helpers.wanted import Wanted
