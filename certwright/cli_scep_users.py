@@ -28,7 +28,7 @@ def user_add(
         Path | None, typer.Option("--password-file", help="Default: a new one is made and printed.")
     ] = None,
 ) -> None:
-    """Add a user, or change the password of one."""
+    """Add a user, or change the password of one: that ends the old one, and the challenges that were given for it."""
     from certwright import admin_scep_users
 
     finish(lambda: admin_scep_users.user_add(config, name, endpoint=endpoint, password_file=password_file))

@@ -34,12 +34,13 @@ INSERT INTO scep_challenge (id, secret_sha256, endpoint, subject, names, roles, 
     used_by, disabled_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, '', NULL)
 """
-# Whether whoever made a challenge may still make any. $3 is now.
+# Whether whoever made a challenge may still make any, by the same secret: one that is set anew takes what was made by the old one with
+# it, for it may have leaked. $3 is now.
 _MAKER = """((substr(made_by, 1, 8) <> 'api-key:' AND substr(made_by, 1, 10) <> 'scep-user:') OR EXISTS (
         SELECT 1 FROM credential AS maker
         WHERE maker.id = CASE substr(scep_challenge.made_by, 1, 8)
                 WHEN 'api-key:' THEN substr(scep_challenge.made_by, 9) ELSE substr(scep_challenge.made_by, 11) END
-            AND maker.kind IN ('api-key', 'scep-user')
+            AND maker.kind IN ('api-key', 'scep-user') AND maker.created_at <= scep_challenge.created_at
             AND maker.disabled_at IS NULL AND (maker.expires_at IS NULL OR maker.expires_at > $3)))"""
 FIND_SQL = f"""
 SELECT id, endpoint, subject, names, roles, profile FROM scep_challenge
@@ -47,10 +48,11 @@ WHERE secret_sha256 = $1 AND endpoint = $2 AND used_at IS NULL AND disabled_at I
     AND {_MAKER}
 """  # noqa: S608  # constants only
 STANDS_SQL = f"SELECT id FROM scep_challenge WHERE id = $1 AND endpoint = $2 AND {_MAKER}"  # noqa: S608  # constants only
-UNUSED_SQL = """
+UNUSED_SQL = f"""
 SELECT count(*) AS unused FROM scep_challenge
 WHERE made_by = $1 AND used_at IS NULL AND disabled_at IS NULL AND expires_at > $2
-"""
+    AND {_MAKER.replace("$3", "$2")}
+"""  # noqa: S608  # constants only
 USE_SQL = f"""
 UPDATE scep_challenge SET used_at = $3, used_by = $2
 WHERE id = $1 AND used_at IS NULL AND disabled_at IS NULL AND expires_at > $3

@@ -115,6 +115,18 @@ async def test_a_challenge_whose_maker_goes_while_it_is_looked_at_opens_nothing(
         await site.database.write(*site.one_time.use(found, csr=parse_csr(csr(rsa_key("dev1"))), source=HERE))
 
 
+async def test_what_somebody_made_with_a_password_ends_with_the_password(site: Site) -> None:
+    """Who takes a password back because it has leaked takes back what it opens, also where the user stays."""
+    user = Principal(PrincipalKind.SCEP_USER, "scep:default/ndes", frozenset())
+    await site.credentials.set_scep_user(endpoint="default", user="ndes", password="leaked")
+    thiefs = await site.request("dev1", by=user)
+    site.moving.advance(timedelta(seconds=1))
+    await site.credentials.set_scep_user(endpoint="default", user="ndes", password="another")
+    endpoint = site.endpoint(challenges=(Way.ONE_TIME,))
+    assert (await site.ask(thiefs, endpoint)).status == "2"
+    await site.certificate(await site.request("dev2", by=user), endpoint)
+
+
 async def test_another_certificate_of_the_same_key_beside_a_captured_message_gets_nobody_another_name_or_key(
     site: Site,
 ) -> None:
