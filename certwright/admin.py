@@ -15,7 +15,7 @@ from certwright import authority, init, output
 from certwright.cli_options import Output
 from certwright.commands import find_config, say, with_database
 from certwright.config import Config, load
-from certwright.config_schema import parse_duration
+from certwright.config_values import parse_duration
 from certwright.errors import Refused
 from certwright.failures import DONE
 from issuance.credentials import CredentialKind, Credentials, CredentialState, generate_secret

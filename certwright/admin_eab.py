@@ -16,7 +16,7 @@ from certwright.cli_options import Output
 from certwright.commands import find_config, say, with_database
 from certwright.config import NO_SEALING_KEY, Config, did_you_mean, load
 from certwright.config_acme import AcmeSettings
-from certwright.config_schema import parse_duration
+from certwright.config_values import parse_duration
 from certwright.errors import Refused
 from certwright.failures import DONE
 from pki.clock import Micros, SystemClock, after, rfc3339

@@ -14,7 +14,7 @@ from certwright.admin import check_endpoint, check_profile, credential_row, note
 from certwright.cli_options import Output
 from certwright.commands import find_config, say, with_database
 from certwright.config import Config, load
-from certwright.config_schema import parse_duration
+from certwright.config_values import parse_duration
 from certwright.errors import Refused
 from certwright.failures import DONE
 from issuance.credentials import CredentialKind, Credentials, scep_challenge_id

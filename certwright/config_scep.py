@@ -14,7 +14,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from certwright import config_schema
+from certwright import config_schema_scep
 from certwright.config_files import ConfigFiles
 from certwright.config_issuers import Issuer, RegistrationAuthority
 from certwright.yaml_positions import Place
@@ -83,7 +83,7 @@ class ScepSettings:
 class ScepReader:
     """One endpoint. What is wrong goes to `note(place below the endpoint, message)`; its answer counts only when nothing is."""
 
-    def __init__(self, given: config_schema.ScepEndpoint, *, files: ConfigFiles, place: Place, note: Note) -> None:
+    def __init__(self, given: config_schema_scep.ScepEndpoint, *, files: ConfigFiles, place: Place, note: Note) -> None:
         self._given = given
         self._files = files
         self._place = place
@@ -293,7 +293,7 @@ def extension(certificate: x509.Certificate, kind: type[E]) -> E | None:
         return None
 
 
-def check_names(given: config_schema.ScepEndpoint, known: Collection[str], unknown: Callable[[Place, str], None]) -> None:
+def check_names(given: config_schema_scep.ScepEndpoint, known: Collection[str], unknown: Callable[[Place, str], None]) -> None:
     """`unknown(place, name)` for every registration authority that there is not."""
     for key, value in (
         ("registration_authority", given.registration_authority),

@@ -1,153 +1,39 @@
-"""The shape of certwright.yaml: which keys there are and what type each value has. What they mean together: config.py.
+"""The shape of certwright.yaml: which keys there are (SCEP's: config_schema_scep.py) and what type each value has (config_values.py).
+What they mean together: config.py.
 
-Every model is closed and strict: an unknown key is a mistake, `"5"` is not a number. `find_fields` walks the same models so
-that an unknown key can be answered with the one that was meant.
+Every model is closed and strict. `find_fields` walks the same models so that an unknown key can be answered with the one that was
+meant.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
 import types
 import typing
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import AfterValidator, AnyHttpUrl, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, Field
 
-from pki.identifiers import parse_dns
-from pki.reasons import Rejection
+from certwright.config_schema_scep import ScepEndpoint
+from certwright.config_values import (
+    Address,
+    Closed,
+    CommonNameRule,
+    Delay,
+    DomainName,
+    Duration,
+    KeyUsage,
+    Lint,
+    Name,
+    Network,
+    Origin,
+    Percent,
+    Port,
+    Rate,
+    Text,
+    Url,
+)
 from policy.limits import Limit
-from policy.profiles import CommonName, KeyUsageBit, LintMode
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
-_HTTP_URL: TypeAdapter[AnyHttpUrl] = TypeAdapter(AnyHttpUrl)
-_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
-MAX_DURATION = timedelta(days=100 * 366)
-
-
-def parse_duration(value: object) -> timedelta:
-    """`47d`, `24h`, `15m`, `30s`, `2w`: a whole number and one unit."""
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("a duration is a number and a unit, such as 90d, 24h, 15m or 30s")
-    seconds = int(match[1]) * _UNITS[match[2]]
-    if seconds > MAX_DURATION.total_seconds():
-        raise ValueError("that is more than a hundred years")
-    return timedelta(seconds=seconds)
-
-
-def _delay(value: object) -> timedelta:
-    match = re.fullmatch("([0-9]{1,4})ms", value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("a delay in milliseconds, such as 200ms (at most 9999ms)")
-    return timedelta(milliseconds=int(match[1]))
-
-
-def _percent(value: object) -> int:
-    match = re.fullmatch("([0-9]{1,3})%", value) if isinstance(value, str) else None
-    if match is None or int(match[1]) > 100:
-        raise ValueError("a share of the lifetime, such as 66%")
-    return int(match[1])
-
-
-def _url(value: str) -> str:
-    if not value.isascii() or value.endswith("/"):
-        raise ValueError("a URL in ASCII without a slash at its end, such as https://ca.example.com:8443")
-    url = _HTTP_URL.validate_python(value)
-    if url.query or url.fragment or url.username or url.password or url.path not in {None, "/"}:
-        raise ValueError("only scheme, host and port, such as https://ca.example.com:8443")
-    return value
-
-
-def _service(value: str) -> str:
-    url = _HTTP_URL.validate_python(value)
-    if not value.isascii() or url.query or url.fragment or url.username or url.password:
-        raise ValueError("a URL in ASCII without user, query and fragment, such as https://mdm.example.com/scep")
-    if url.scheme != "https" and url.host not in {"localhost", "127.0.0.1", "[::1]"}:
-        raise ValueError("an https:// URL: secrets of clients are sent there")
-    return value.rstrip("/")
-
-
-def parse_address(value: object) -> tuple[str, int]:
-    match = _HOST_PORT.fullmatch(value) if isinstance(value, str) else None
-    if match is None or not 0 < int(match[2]) < 65536:
-        raise ValueError('an address and a port, such as "0.0.0.0:8443" or "[::1]:8443"')
-    return match[1].strip("[]"), int(match[2])
-
-
-def _origin(value: str) -> str:
-    """As browsers send it (RFC 6454 §6.2), for it is compared as text."""
-    if value == "*":
-        return value
-    url = _HTTP_URL.validate_python(_url(value))
-    if "*" in value or value != value.lower() or value.endswith((":443" if url.scheme == "https" else ":80", ":")):
-        raise ValueError("an origin as browsers send it, such as https://portal.example.com, or *")
-    return value
-
-
-def _rate(value: object) -> Limit:
-    count, slash, period = value.partition("/") if isinstance(value, str) else ("", "", "")
-    if not slash or not re.fullmatch("[1-9][0-9]{0,8}", count):
-        raise ValueError("a limit is a number and a time, such as 300/3h; null is no limit")
-    return Limit(int(count), parse_duration(period))
-
-
-def _network(value: str) -> str:
-    ipaddress.ip_network(value)
-    return value
-
-
-def _name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError("a name holds letters, digits, hyphens and underscores (at most 64); it becomes part of URLs")
-    return value
-
-
-def _key_usage(value: object) -> object:
-    """`digitalSignature` is what certificate viewers print, `digital_signature` what we write."""
-    return re.sub(r"(?<=[a-z])([A-Z])", r"_\1", value).lower().replace("-", "_") if isinstance(value, str) else value
-
-
-def _one_enum(kind: type[CommonName | KeyUsageBit | LintMode]) -> BeforeValidator:
-    def read(value: object) -> object:
-        words = [member.value for member in kind]
-        if value not in words:
-            raise ValueError(f"one of: {', '.join(words)}")
-        return kind(value)
-
-    return BeforeValidator(read)
-
-
-def _domain(value: str) -> str:
-    try:
-        name = parse_dns(value)
-    except Rejection as rejection:
-        raise ValueError(rejection.detail) from None
-    if name.wildcard:
-        raise ValueError("a domain name without a star, such as ca.example.com")
-    return name.name
-
-
-Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
-Delay = Annotated[timedelta, BeforeValidator(_delay)]
-Percent = Annotated[int, BeforeValidator(_percent)]
-Url = Annotated[str, AfterValidator(_url)]
-ServiceUrl = Annotated[str, AfterValidator(_service)]
-Address = Annotated[tuple[str, int], BeforeValidator(parse_address)]
-Network = Annotated[str, AfterValidator(_network)]
-Origin = Annotated[str, AfterValidator(_origin)]
-Rate = Annotated[Limit, BeforeValidator(_rate)]
-Name = Annotated[str, AfterValidator(_name)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Text = Annotated[str, Field(min_length=1)]
-DomainName = Annotated[str, AfterValidator(_domain)]
-
-
-class Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Listen(Closed):
@@ -211,9 +97,9 @@ class Profile(Closed):
     validity_days: Annotated[int, Field(ge=1, le=36500)] | None = None
     max_validity: Duration | None = None
     backdate: Duration | None = None
-    key_usage: list[Annotated[KeyUsageBit, _one_enum(KeyUsageBit), BeforeValidator(_key_usage)]] | None = None
+    key_usage: list[KeyUsage] | None = None
     extended_key_usage: list[Text] | None = None
-    common_name: Annotated[CommonName, _one_enum(CommonName)] | None = None
+    common_name: CommonNameRule | None = None
     subject: dict[str, Text] | None = None
     subject_pattern: dict[str, Text] | None = None
     must_staple: bool | None = None
@@ -223,7 +109,7 @@ class Profile(Closed):
     methods_required: Annotated[int, Field(ge=1, le=3)] | None = None
     perspectives_required: Annotated[int, Field(ge=0, le=64)] | None = None
     caa: bool | None = None
-    lint: Annotated[LintMode, _one_enum(LintMode)] | None = None
+    lint: Lint | None = None
     server_keygen: bool | None = None
     subject_change: bool | None = None
     aliases: list[Name] | None = None
@@ -327,73 +213,6 @@ class EstEndpoint(Closed):
     registration_authority: Text | None = None
     require_approval: bool = False
     limits: EstLimits = EstLimits()
-
-
-class ScepRenewal(Closed):
-    """Renewal by a certificate that this endpoint issued; without roles there is none."""
-
-    roles: list[Text] = []  # of whoever renews; policy decides by them
-    grace: Annotated[Duration, Field(ge=timedelta(0), le=timedelta(days=365))] = timedelta(0)
-
-
-class ScepOneTime(Closed):
-    makers: list[Text] = []  # roles of the API keys that may make challenges by REST
-
-
-class ScepChallengePage(Closed):
-    """What Windows calls NDES: a page that gives whoever logs in a one-time challenge for any name."""
-
-    roles: Annotated[list[Text], Field(min_length=1)]  # of those challenges
-    expires: Annotated[Duration, Field(ge=timedelta(minutes=1), le=timedelta(days=7))] = timedelta(hours=1)
-
-
-class ScepWebhook(Closed):
-    url: ServiceUrl
-    secret_file: Text  # signs what we send
-    ca_file: Text | None = None  # who may have certified its server; else the system's CAs
-    timeout: Annotated[Duration, Field(ge=timedelta(seconds=1), le=timedelta(seconds=30))] = timedelta(seconds=10)
-    roles: Annotated[list[Text], Field(min_length=1)]  # of whom it lets in
-
-
-class ScepIntune(Closed):
-    """Microsoft Intune checks the challenge; an application of the tenant with the permission scep_challenge_provider asks it."""
-
-    tenant: Text
-    client_id: Text
-    client_secret_file: Text
-    roles: Annotated[list[Text], Field(min_length=1)]  # of whom it lets in
-    timeout: Annotated[Duration, Field(ge=timedelta(seconds=1), le=timedelta(seconds=30))] = timedelta(seconds=10)
-    login_url: ServiceUrl = "https://login.microsoftonline.com"
-    graph_url: ServiceUrl = "https://graph.microsoft.com"
-    ca_file: Text | None = None
-
-
-class ScepLimits(Closed):
-    """null is no limit."""
-
-    failures_per_user: Rate | None = Limit(10, timedelta(minutes=15))  # of the challenge page
-    failures_per_address: Rate | None = Limit(100, timedelta(minutes=15))
-    enrollments_per_caller: Rate | None = None
-    enrollments_per_address: Rate | None = None
-
-
-class ScepEndpoint(Closed):
-    profile: Text
-    registration_authority: Text | None = None
-    encryption_authority: Text | None = None  # where clients encrypt to another certificate than the one that signs
-    next_registration_authority: Text | None = None  # shown beside the issuer's `next`
-    use_ca_key: bool = False  # no registration authority: the issuing CA's own key signs and decrypts
-    challenge: Annotated[list[Literal["static", "one-time", "webhook", "intune"]], Field(min_length=1)] = ["static"]
-    chain: bool = True  # in GetCACert: what is above the issuing CA
-    include_root: bool = True  # in GetCACert: certmonger and strongSwan verify up to it
-    legacy: list[Literal["sha1", "md5", "des-ede3-cbc", "des-cbc"]] = []
-    renewal: ScepRenewal = ScepRenewal()
-    one_time: ScepOneTime = ScepOneTime()
-    challenge_page: ScepChallengePage | None = None
-    webhook: ScepWebhook | None = None
-    intune: ScepIntune | None = None
-    require_approval: bool = False
-    limits: ScepLimits = ScepLimits()
 
 
 class Endpoints(Closed):

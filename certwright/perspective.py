@@ -20,7 +20,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from certwright.config_schema import parse_address
+from certwright.config_values import parse_address
 from certwright.errors import BindError, Refused
 from certwright.failures import DONE
 from certwright.listeners import server_context

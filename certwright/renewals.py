@@ -13,7 +13,7 @@ from certwright.cli_options import Output
 from certwright.commands import find_config, say, with_database
 from certwright.compose import new_id
 from certwright.config import Config, did_you_mean, load
-from certwright.config_schema import parse_duration
+from certwright.config_values import parse_duration
 from certwright.errors import Refused
 from certwright.failures import DONE
 from issuance.renewal import Pull, Renewals

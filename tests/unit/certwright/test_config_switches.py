@@ -14,7 +14,8 @@ import pytest
 from pydantic import BaseModel
 
 from certwright.config import parse
-from certwright.config_schema import AcmeEndpoint, Challenge, Chaos, Closed, Root
+from certwright.config_schema import AcmeEndpoint, Challenge, Chaos, Root
+from certwright.config_values import Closed
 from certwright.yaml_positions import ConfigError
 from tests.helpers.clock import FakeClock
 from validation.egress import Egress

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
+import hashlib
+import hmac
+import json
 import re
 import shlex
 import shutil
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,7 @@ from typer.exceptions import TyperException
 
 from certwright.cli import app
 from certwright.config import Config
-from certwright.config_schema import (
+from certwright.config_schema_scep import (
     ScepChallengePage,
     ScepEndpoint,
     ScepIntune,
@@ -29,12 +34,18 @@ from certwright.config_schema import (
     ScepRenewal,
     ScepWebhook,
 )
+from pki.clock import Micros, SystemClock, after
 from pki.cms.errors import CmsProblem
+from pki.csr import parse_csr
 from pki.reasons import Reason
+from scep.authorization import Asked
 from scep.endpoint import LEGACY, Way
 from scep.failinfo import PROBLEMS, REASONS, FailInfo
+from scep.services import HttpRequest
+from scep.transactions import Place
+from scep.webhook import Webhook, question
 from tests.helpers.authorities import Extension, Key, certify, constraints, name, usage
-from tests.helpers.scep import rsa_key
+from tests.helpers.scep import ScepCa, csr, rsa_key
 from tests.unit.certwright.test_docs_est import keys_in, loaded, read
 
 TEXT = (Path(__file__).parents[3] / "docs" / "scep.md").read_text()
@@ -124,6 +135,29 @@ def test_there_are_commands_and_one_that_is_none_is_seen() -> None:
     assert len(COMMANDS) >= 10
     with pytest.raises(TyperException):
         parsed(["scep", "challenge", "create", "--no-such-option"])
+
+
+def test_what_a_webhooks_server_is_told_to_check_fits_what_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"(?ms)^```python\n(.*?)^```", TEXT)
+    (tmp_path / "webhook.secret").write_bytes(base64.b64encode(b"k" * 32) + b"\n")
+    monkeypatch.chdir(tmp_path)
+    program: dict[str, Any] = {"base64": base64, "datetime": dt, "hashlib": hashlib, "hmac": hmac, "json": json}
+    exec(code, program)  # noqa: S102  # our own manual's
+
+    def sent(at: Micros, new_id: str, secret: bytes = b"k" * 32) -> HttpRequest:
+        hook = Webhook("https://a/", secret, timedelta(seconds=1), frozenset({"device"}))
+        asked = Asked(ScepCa().endpoint(), Place("default", "TX", "00"), parse_csr(csr(rsa_key("device"))), "192.0.2.1")
+        return question(hook, asked, at=at, new_id=new_id)
+
+    def accepted(request: HttpRequest) -> bool:
+        return program["verified"](request.headers, request.body) is not None
+
+    now = SystemClock().micros()
+    assert accepted(sent(now, "1"))
+    assert not accepted(sent(now, "1"))  # again
+    assert accepted(sent(now, "2"))
+    assert not accepted(sent(now, "3", secret=b"x" * 32))
+    assert not accepted(sent(after(now, timedelta(minutes=-6)), "4"))
 
 
 def test_whatever_there_is_to_choose_is_told() -> None:
