@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from certwright.compose_scep_services import intune_way, webhook_way
 from certwright.config import Config
+from certwright.config_issuers import following
 from certwright.config_scep import ScepSettings
 from certwright.measure import ScepCounts
 from issuance.credentials import Credentials
@@ -105,9 +106,6 @@ def challenge_makers(config: Config) -> Mapping[str, Making]:
 
 def scep_endpoint(config: Config, settings: ScepSettings) -> ScepEndpoint:
     issuer = config.issuers[config.profiles.get(settings.profile).issuer]
-    following = issuer.next
-    if following and settings.next_registration_authority is not None:
-        following = (*following, config.registration_authorities[settings.next_registration_authority].certificate)
     return ScepEndpoint(
         name=settings.name,
         profile=settings.profile,
@@ -117,7 +115,7 @@ def scep_endpoint(config: Config, settings: ScepSettings) -> ScepEndpoint:
         decryption=_authority(config, settings.encryption_authority, issuer.name, issuer.certificate),
         chain=settings.chain,
         include_root=settings.include_root,
-        next_certificates=following,
+        next_certificates=following(issuer, config.registration_authorities, settings.next_registration_authority),
         legacy=settings.legacy,
         challenges=settings.challenges,
         renewal=settings.renewal,

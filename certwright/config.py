@@ -177,7 +177,7 @@ class _Builder:
             tls_key=self._files.secret(("tls", "key_file"), root.tls.key_file),
             proxies=proxy_settings(root.proxies, partial(self._note_below, ("proxies",))),
             signer_socket=self._files.path(root.signer.socket) if root.signer.socket else None,
-            keys=self._issuers.keys(issuers, profiles),
+            keys=self._issuers.keys(issuers, profiles, authorities),
             issuers=issuers,
             registration_authorities=authorities,
             profiles=Profiles(profiles),

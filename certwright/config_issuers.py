@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from certwright import config_schema
 from certwright.config_files import ConfigFiles
 from certwright.yaml_positions import Document, Place
+from pki.cms.signed import certificates_only
 from policy.profiles import Profile, canonical_profile_name
 from signer.api import Envelope, KeyConfig, KeyUse, Pkcs11Key, SoftwareKey
 
@@ -40,6 +41,14 @@ class RegistrationAuthority:
     name: str
     key: str  # KeyConfig.name
     certificate: bytes = field(repr=False)  # DER
+
+
+def following(issuer: Issuer, authorities: Mapping[str, RegistrationAuthority], name: str | None) -> tuple[bytes, ...]:
+    """What an endpoint of this issuer says of the CA that follows: its certificate, what is above it, and the registration authority
+    that is named. Nothing where none follows.
+    """
+    authority = authorities.get(name) if issuer.next and name is not None else None
+    return issuer.next if authority is None else (*issuer.next, authority.certificate)
 
 
 class IssuerReader:
@@ -142,7 +151,9 @@ class IssuerReader:
         if not (constraints.ca and usage.key_cert_sign and usage.crl_sign):
             self._document.note(place, "this certificate may not issue: it needs CA:TRUE, keyCertSign and cRLSign")
 
-    def keys(self, issuers: Mapping[str, Issuer], profiles: list[Profile]) -> tuple[KeyConfig, ...]:
+    def keys(
+        self, issuers: Mapping[str, Issuer], profiles: list[Profile], authorities: Mapping[str, RegistrationAuthority]
+    ) -> tuple[KeyConfig, ...]:
         keys: list[KeyConfig] = []
         for name, given in self._root.issuers.items():
             own = [profile for profile in profiles if profile.issuer == name]
@@ -152,7 +163,11 @@ class IssuerReader:
                 max_validity=max((profile.max_validity + profile.backdate for profile in own), default=timedelta(seconds=1)),
                 extended_key_usages=frozenset(usage for profile in own for usage in profile.extended_key_usage),
                 messages=any(self._speaks_scep(profile) for profile in own),
-                announcements=bool(given.next),
+                announcements=frozenset(
+                    certificates_only(following(issuers[name], authorities, endpoint.next_registration_authority))
+                    for endpoint in self._endpoints(own)
+                    if given.next
+                ),
             )
             source = self._source(("issuers", name, "key"), given.key)
             keys.append(KeyConfig(name=name, use=KeyUse.ISSUER, source=source, envelope=envelope))
@@ -163,8 +178,12 @@ class IssuerReader:
 
     def _speaks_scep(self, profile: Profile) -> bool:
         """Whether the CA's own key signs and decrypts for an endpoint with this profile."""
-        endpoints = [one for one in self._root.endpoints.scep.values() if one.use_ca_key]
-        return any(canonical_profile_name(one.profile) in {profile.name, *profile.aliases} for one in endpoints)
+        return any(endpoint.use_ca_key for endpoint in self._endpoints([profile]))
+
+    def _endpoints(self, profiles: list[Profile]) -> list[config_schema.ScepEndpoint]:
+        """Those of SCEP with one of these profiles."""
+        names = {name for profile in profiles for name in (profile.name, *profile.aliases)}
+        return [one for one in self._root.endpoints.scep.values() if canonical_profile_name(one.profile) in names]
 
     def _source(self, place: Place, key: config_schema.Key) -> SoftwareKey | Pkcs11Key:
         if (key.software is None) == (key.pkcs11 is None):

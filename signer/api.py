@@ -41,15 +41,15 @@ class Envelope:
     extensions but those that profiles can give, no alternative names but DNS names and IP addresses.
 
     Beyond that, only where it is said here: `messages` has the key sign SCEP's answers and decrypt its requests, where the CA has no
-    registration authority (RFC 8894 §2.1.2); `announcements` has it sign which CA follows (§4.7). All of them are told from
-    certificates, CRLs and OCSP answers by their bytes.
+    registration authority (RFC 8894 §2.1.2); `announcements` are the contents, DER, that it signs to say which CA follows (§4.7): these
+    and no others, for clients trust that CA. All of them are told from certificates, CRLs and OCSP answers by their bytes.
     """
 
     issuer_certificate: bytes  # DER
     max_validity: timedelta
     extended_key_usages: frozenset[str]
     messages: bool = False
-    announcements: bool = False
+    announcements: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

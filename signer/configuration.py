@@ -58,7 +58,7 @@ def _dump_key(key: KeyConfig) -> dict[str, object]:
         "max_validity": int(key.envelope.max_validity.total_seconds()),
         "extended_key_usages": sorted(key.envelope.extended_key_usages),
         "messages": key.envelope.messages,
-        "announcements": key.envelope.announcements,
+        "announcements": [base64.b64encode(content).decode("ascii") for content in sorted(key.envelope.announcements)],
     }
     return {"name": key.name, "use": key.use.value, "source": source, "envelope": envelope}
 
@@ -124,17 +124,14 @@ def _parse_source(entry: object, where: str) -> SoftwareKey | Pkcs11Key:
 def _parse_envelope(entry: object, where: str) -> Envelope:
     needed = {"issuer_certificate", "max_validity", "extended_key_usages"}
     fields = _object(entry, where, needed, frozenset({"messages", "announcements"}))
-    try:
-        certificate = base64.b64decode(_text(fields["issuer_certificate"], f"{where}.issuer_certificate"), validate=True)
-    except (binascii.Error, ValueError):
-        raise ConfigurationError(f"{where}.issuer_certificate: must be base64 of DER") from None
+    announcements = _list(fields.get("announcements", []), f"{where}.announcements")
     usages = _list(fields["extended_key_usages"], f"{where}.extended_key_usages")
     return Envelope(
-        issuer_certificate=certificate,
+        issuer_certificate=_der(fields["issuer_certificate"], f"{where}.issuer_certificate"),
         max_validity=timedelta(seconds=_integer(fields["max_validity"], f"{where}.max_validity", 1)),
         extended_key_usages=frozenset(_text(usage, f"{where}.extended_key_usages") for usage in usages),
         messages=_switch(fields.get("messages", False), f"{where}.messages"),
-        announcements=_switch(fields.get("announcements", False), f"{where}.announcements"),
+        announcements=frozenset(_der(content, f"{where}.announcements") for content in announcements),
     )
 
 
@@ -157,6 +154,13 @@ def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"{where}: must be a text")
     return value
+
+
+def _der(value: object, where: str) -> bytes:
+    try:
+        return base64.b64decode(_text(value, where), validate=True)
+    except (binascii.Error, ValueError):
+        raise ConfigurationError(f"{where}: must be base64 of DER") from None
 
 
 def _switch(value: object, where: str) -> bool:

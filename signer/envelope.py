@@ -6,6 +6,7 @@ word, so that none of them can be signed through the door of another. messages.p
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -61,6 +62,11 @@ _UNREADABLE = (
 )
 
 
+def announced_digest(content: bytes, algorithm: SignatureAlgorithm) -> bytes:
+    """The messageDigest of an announcement. With Ed25519 it is by SHA-512 (RFC 8419 §3.1)."""
+    return hashlib.new("sha512" if algorithm.hash is None else algorithm.hash.name, content).digest()
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """An `Envelope`, read once, in the form that every check uses."""
@@ -76,7 +82,7 @@ class Limits:
     max_validity: timedelta
     extended_key_usages: frozenset[str]
     messages: bool
-    announcements: bool
+    announcements: frozenset[bytes]  # digests of their contents, by the digest that the key signs with
 
     @classmethod
     def of(cls, envelope: Envelope) -> Limits:
@@ -109,7 +115,7 @@ class Limits:
             max_validity=envelope.max_validity,
             extended_key_usages=envelope.extended_key_usages,
             messages=envelope.messages,
-            announcements=envelope.announcements,
+            announcements=frozenset(announced_digest(content, algorithm) for content in envelope.announcements),
         )
 
     def check_certificate(self, tbs: bytes) -> None:

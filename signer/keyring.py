@@ -28,7 +28,6 @@ from signer.software import PrivateKey, SoftwareBackend, load_key
 
 _LONG_CRL = 256 * 1024  # octets; reading more than this is done in a thread
 _SHORTEST_KEY, _LONGEST_KEY = 8, 32  # octets of a content-encryption key: DES has 8, AES-256 has 32
-_ED25519_DIGEST = 64  # octets; of the content, with SHA-512 (RFC 8419 §3.1)
 
 # Legacy digests mirror what an old SCEP client has sent; issuer keys never come near them.
 _DIGESTS: Mapping[Hash, hashes.HashAlgorithm] = {
@@ -95,9 +94,8 @@ class KeyRing:
         issuer = self._issuer(key)
         if not issuer.limits.announcements:
             raise SignerRefused(f"the key {key!r} announces no other CA: its configuration does not say so")
-        algorithm = issuer.limits.algorithm
-        check_announcement(attributes, digest_size=_ED25519_DIGEST if algorithm.hash is None else algorithm.hash.digest_size)
-        return await issuer.backend.sign(attributes, algorithm.hash)
+        check_announcement(attributes, digests=issuer.limits.announcements)
+        return await issuer.backend.sign(attributes, issuer.limits.algorithm.hash)
 
     async def ra_sign(self, key: str, data: bytes, digest: Hash) -> bytes:
         served, backend = self._speaker(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from signer.api import Hash, KeyConfig, KeyUse, Pkcs11Key, Signer, SignerRefused
 from signer.client import SignerClient
 from signer.configuration import ProcessConfig
 from signer.software import KeyKind
+from tests.helpers.scep import MESSAGE_DIGEST, octets
 from tests.helpers.signing import SignerProcess, authority, leaf, ra_key, write_key
-from tests.helpers.signing_messages import announcement, cert_rep
+from tests.helpers.signing_messages import announcement, cert_rep, encode, signed
 from tests.helpers.softhsm import SoftHsm
 
 CA = authority(KeyKind.RSA_2048)
@@ -42,7 +44,7 @@ def socket(place: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
         sources = {"ca": token.put("ca", CA.key, 1), "ra": token.put("ra", ra_key(), 2)}
     else:
         sources = {"ca": write_key(directory, "ca", CA.key), "ra": write_key(directory, "ra", ra_key())}
-    envelope = replace(CA.envelope(), messages=True, announcements=True)
+    envelope = replace(CA.envelope(), messages=True, announcements=frozenset({b"content"}))
     keys = (
         KeyConfig(name="ca", use=KeyUse.ISSUER, source=sources["ca"], envelope=envelope),
         KeyConfig(name="ra", use=KeyUse.RA, source=sources["ra"], envelope=None),
@@ -160,6 +162,13 @@ async def test_a_ca_that_is_its_own_ra_signs_its_answers(signer: Signer, status:
 async def test_a_ca_announces_its_successor(signer: Signer) -> None:
     signature = await signer.sign_announcement("ca", announcement())
     public("ca").verify(signature, announcement(), padding.PKCS1v15(), hashes.SHA256())
+
+
+async def test_a_ca_announces_no_other_than_its_configuration_names(signer: Signer) -> None:
+    """Clients come to trust whom it announces, so a server that was taken over must not have the choice."""
+    other = encode({**signed(), MESSAGE_DIGEST: octets(hashlib.sha256(b"somebody else's CA").digest())})
+    with pytest.raises(SignerRefused, match="configuration"):
+        await signer.sign_announcement("ca", other)
 
 
 async def test_neither_door_lets_a_certificate_or_the_others_message_out(signer: Signer) -> None:

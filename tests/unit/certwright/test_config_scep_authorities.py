@@ -17,6 +17,7 @@ from certwright.compose_scep import scep_endpoint
 from certwright.config import Config, parse
 from certwright.doctor_scep import scep_warnings
 from certwright.yaml_positions import ConfigError
+from pki.cms.signed import certificates_only
 from tests.helpers.scep import rsa_key
 from tests.helpers.scep_cas import BOTH, CA_USAGE, Holder, ScepCas
 
@@ -86,7 +87,7 @@ def test_all_of_them_are_valid_and_there_is_nothing_to_say(cas: ScepCas) -> None
 
 def test_a_cas_key_speaks_only_for_endpoints_that_say_so(cas: ScepCas) -> None:
     def permissions(config: Config) -> dict[str, tuple[bool, bool]]:
-        return {key.name: (key.envelope.messages, key.envelope.announcements) for key in config.keys if key.envelope}
+        return {key.name: (key.envelope.messages, bool(key.envelope.announcements)) for key in config.keys if key.envelope}
 
     assert permissions(changed(cas)) == {
         "issuing": (False, False),
@@ -100,7 +101,19 @@ def test_a_cas_key_speaks_only_for_endpoints_that_say_so(cas: ScepCas) -> None:
         for one in ("own", "own-chain"):
             del document["endpoints"]["scep"][one]
 
-    assert permissions(changed(cas, without))["own"] == (False, True)
+    assert permissions(changed(cas, without))["own"] == (False, False)
+
+
+def test_a_cas_key_announces_what_its_endpoints_say_and_nothing_else(cas: ScepCas) -> None:
+    config = changed(cas)
+    following: dict[str, set[bytes]] = {}
+    for settings in config.scep.values():
+        endpoint = scep_endpoint(config, settings)
+        if endpoint.next_certificates:
+            following.setdefault(endpoint.issuer, set()).add(certificates_only(endpoint.next_certificates))
+    allowed = {key.name: key.envelope.announcements for key in config.keys if key.envelope and key.envelope.announcements}
+    assert allowed == following
+    assert set(allowed) == {"own", "curve", "edwards"}
 
 
 def test_a_profile_that_is_named_by_its_alias_is_the_same_profile(cas: ScepCas) -> None:

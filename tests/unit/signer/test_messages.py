@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -41,13 +42,14 @@ from tests.helpers.signing import Authority, authority, leaf, write_key
 from tests.helpers.signing_messages import announcement, answered, cert_rep, encode, signed
 
 SIGNING_TIME = "1.2.840.113549.1.9.5"
+CONTENT = {hashlib.sha256(b"content").digest()}
 
 
 def test_a_cert_rep_of_every_status_passes_with_every_digest() -> None:
     for size, digest in ((32, "sha256"), (48, "sha384"), (64, "sha512")):
         for status in "023":
             check_cert_rep(cert_rep(status=status, digest=digest), digest_size=size)
-        check_announcement(announcement(digest), digest_size=size)
+        check_announcement(announcement(digest), digests={hashlib.new(digest, b"content").digest()})
 
 
 def without(*identifiers: str, status: str = "0") -> bytes:
@@ -93,7 +95,7 @@ def test_what_is_near_is_refused_at_both_doors(attributes: bytes) -> None:
     with pytest.raises(SignerRefused):
         check_cert_rep(attributes, digest_size=32)
     with pytest.raises(SignerRefused):
-        check_announcement(attributes, digest_size=32)
+        check_announcement(attributes, digests=CONTENT)
 
 
 def test_neither_passes_for_the_other_and_neither_is_a_sequence() -> None:
@@ -101,16 +103,16 @@ def test_neither_passes_for_the_other_and_neither_is_a_sequence() -> None:
         check_cert_rep(announcement(), digest_size=32)
     for status in "023":
         with pytest.raises(SignerRefused, match="announcement"):
-            check_announcement(cert_rep(status=status), digest_size=32)
+            check_announcement(cert_rep(status=status), digests=CONTENT)
         with pytest.raises(DerError):
             whole(cert_rep(status=status), SEQUENCE)
 
 
-def test_an_announcement_is_by_the_keys_own_digest() -> None:
-    with pytest.raises(SignerRefused, match="digest"):
-        check_announcement(announcement("sha1"), digest_size=32)
-    with pytest.raises(SignerRefused, match="digest"):
-        check_announcement(encode({**signed(), MESSAGE_DIGEST: octets(b"")}), digest_size=32)
+def test_an_announcement_is_the_configured_one_by_the_keys_own_digest() -> None:
+    other = hashlib.sha256(b"somebody else's CA").digest()
+    for refused in (announcement("sha1"), *(encode({**signed(), MESSAGE_DIGEST: octets(digest)}) for digest in (b"", other))):
+        with pytest.raises(SignerRefused, match="digest"):
+            check_announcement(refused, digests=CONTENT)
 
 
 @given(st.binary(max_size=120) | st.binary(max_size=120).map(lambda content: retag(0x31, seq(content))))
@@ -119,7 +121,7 @@ def test_any_octets_are_refused_and_nothing_else_happens(data: bytes) -> None:
         check_cert_rep(data, digest_size=32)
         raise AssertionError("random octets passed")
     with suppress(SignerRefused):
-        check_announcement(data, digest_size=32)
+        check_announcement(data, digests=CONTENT)
         raise AssertionError("random octets passed")
 
 
@@ -131,7 +133,7 @@ def silent(event: str, **fields: object) -> None:
 
 
 async def ring(directory: Path, issuer: Authority, *, messages: bool, announcements: bool) -> KeyRing:
-    envelope = replace(issuer.envelope(), messages=messages, announcements=announcements)
+    envelope = replace(issuer.envelope(), messages=messages, announcements=frozenset({b"content"} if announcements else ()))
     source = write_key(directory, "ca", issuer.key)
     return await open_keys([KeyConfig(name="ca", use=KeyUse.ISSUER, source=source, envelope=envelope)], log=silent)
 
