@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from acmeserver.chaos import Chaos
 from acmeserver.retention import Kept
-from certwright import config_schema
+from certwright import config_schema, config_schema_scep
 from certwright.config_acme import CAA_IDENTITIES, AcmeSettings, acme_settings, retention_settings
 from certwright.config_est import EstSettings, est_settings
 from certwright.config_files import ConfigFiles
@@ -292,7 +292,7 @@ class _Builder:
     def _scep(
         self,
         name: str,
-        given: config_schema.ScepEndpoint,
+        given: config_schema_scep.ScepEndpoint,
         profiles: list[Profile],
         issuers: Mapping[str, Issuer],
         authorities: Mapping[str, RegistrationAuthority],

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from certwright import config_schema
+from certwright import config_schema, config_schema_scep
 from certwright.config_files import ConfigFiles
 from certwright.yaml_positions import Document, Place
 from pki.cms.signed import certificates_only
@@ -180,7 +180,7 @@ class IssuerReader:
         """Whether the CA's own key signs and decrypts for an endpoint with this profile."""
         return any(endpoint.use_ca_key for endpoint in self._endpoints([profile]))
 
-    def _endpoints(self, profiles: list[Profile]) -> list[config_schema.ScepEndpoint]:
+    def _endpoints(self, profiles: list[Profile]) -> list[config_schema_scep.ScepEndpoint]:
         """Those of SCEP with one of these profiles."""
         names = {name for profile in profiles for name in (profile.name, *profile.aliases)}
         return [one for one in self._root.endpoints.scep.values() if canonical_profile_name(one.profile) in names]
