@@ -141,7 +141,7 @@ def test_what_a_webhooks_server_is_told_to_check_fits_what_it_is_sent(tmp_path: 
     (code,) = re.findall(r"(?ms)^```python\n(.*?)^```", TEXT)
     (tmp_path / "webhook.secret").write_bytes(base64.b64encode(b"k" * 32) + b"\n")
     monkeypatch.chdir(tmp_path)
-    program: dict[str, Any] = {"base64": base64, "datetime": dt, "hashlib": hashlib, "hmac": hmac, "json": json}
+    program: dict[str, Any] = {"base64": base64, "datetime": dt, "hashlib": hashlib, "hmac": hmac, "json": json, "Path": Path}
     exec(code, program)  # noqa: S102  # our own manual's
 
     def sent(at: Micros, new_id: str, secret: bytes = b"k" * 32) -> HttpRequest:
