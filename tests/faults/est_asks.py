@@ -30,12 +30,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from tests.helpers import cmc, scep
 from tests.helpers.authorities import ec_key
+from tests.helpers.books import Books
 from tests.helpers.est_world import renewal_csr
-from tests.helpers.front_doors import Books, Neighbourhood, Reply, Wire, basic
+from tests.helpers.front_doors import basic
 from tests.helpers.keygen import AES256_CBC, RSA_ENCRYPTION, delivered, keygen_csr, spki_in, spki_of, to_held_key
+from tests.helpers.neighbourhood import Neighbourhood
 from tests.helpers.postgres import run_apart
 from tests.helpers.server import PATIENCE, Server, run
 from tests.helpers.wanted import Wanted
+from tests.helpers.wire import Reply, Wire
 
 PKCS10 = "application/pkcs10"
 CMC = "application/pkcs7-mime; smime-type=CMC-request"

@@ -32,9 +32,9 @@ from pki.clock import SystemClock
 from policy.principal import COMMAND_LINE
 from storage.database import Database
 from tests.helpers import scep
-from tests.helpers.front_doors import Reply, Wire
 from tests.helpers.scep import Message, der_of, enveloped, rsa_key, self_signed
 from tests.helpers.server import PATIENCE, Server, run
+from tests.helpers.wire import Reply, Wire
 
 KEYS = 8  # one has so many transactions at a time, and no more
 INSISTENCE = 60.0  # seconds; what was being signed when its worker died waits for the sweeper, which comes every 15

@@ -18,9 +18,11 @@ import pytest
 from cryptography import x509
 
 from tests.faults.est_asks import Ask, Asking, labels, let_leases_end
-from tests.helpers.front_doors import Books, Neighbourhood, Reply, freeze, settle, until
+from tests.helpers.books import Books, freeze, settle, until
+from tests.helpers.neighbourhood import Neighbourhood
 from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries
 from tests.helpers.server import PATIENCE, Server, run
+from tests.helpers.wire import Reply
 
 SWEPT = 60.0  # seconds: the sweeper comes every 15
 FREE, APPROVED = ("enroll", "renew", "keygen", "cmc"), ("enroll asked", "keygen asked", "cmc asked")

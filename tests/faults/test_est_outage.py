@@ -21,11 +21,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from tests.faults.est_asks import Ask, Asking, labels, let_leases_end
 from tests.helpers import cmc
-from tests.helpers.front_doors import Books, Neighbourhood, Reply, Watch, freeze, until
+from tests.helpers.books import Books, Watch, freeze, until
+from tests.helpers.neighbourhood import Neighbourhood
 from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries, running_server
 from tests.helpers.server import Server
 from tests.helpers.softhsm import SoftHsm
 from tests.helpers.wanted import rsa_key
+from tests.helpers.wire import Reply
 
 BATCH = 90  # requests in one CMC message: enough for the signer to die in the middle of it
 WISHES = 12  # of each client

@@ -21,10 +21,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.helpers.front_doors import Reply, Wire, basic, converse, until
+from tests.helpers.books import until
+from tests.helpers.front_doors import basic
 from tests.helpers.issuance_simulator import der_of, make_csr
 from tests.helpers.maker import Maker, context
 from tests.helpers.server import PATIENCE, Server
+from tests.helpers.wire import Reply, Wire, converse
 
 LABEL = "    {name}: {{profile: device, authenticate: [certificate], client_certificates: {{anchors: [{maker}.pem, {maker}-line.pem], roles: [device]}}}}\n"
 PROXIES = 'proxies:\n  - {addresses: ["127.0.0.2"], client_certificate: nginx}\n'

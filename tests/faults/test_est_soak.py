@@ -22,10 +22,11 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certwright.listeners import HANDSHAKE_TIMEOUT
-from tests.helpers.front_doors import converse, until
+from tests.helpers.books import until
 from tests.helpers.issuance_simulator import der_of, make_csr
 from tests.helpers.maker import Maker, context
 from tests.helpers.server import PATIENCE, Server
+from tests.helpers.wire import converse
 
 LABEL = (
     "    maker: {profile: device, authenticate: [certificate], proof_linking: optional, "

@@ -21,10 +21,13 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from tests.helpers.front_doors import Account, Books, Door, Doors, Neighbourhood, Reply, freeze, settle, until
+from tests.helpers.books import Books, freeze, settle, until
+from tests.helpers.front_doors import Door, Doors
+from tests.helpers.neighbourhood import Account, Neighbourhood
 from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries
 from tests.helpers.server import Server
 from tests.helpers.wanted import Wanted, rsa_key
+from tests.helpers.wire import Reply
 
 SWEPT = 75.0  # seconds: lease, sweep, and a slow machine
 PUBLISHED = 60.0

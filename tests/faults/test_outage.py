@@ -23,21 +23,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from tests.helpers.front_doors import (
-    PREPARED,
-    Books,
-    Door,
-    Doors,
-    Neighbourhood,
-    Reply,
-    Watch,
-    freeze,
-    settle,
-    until,
-)
+from tests.helpers.books import Books, Watch, freeze, settle, until
+from tests.helpers.front_doors import PREPARED, Door, Doors
+from tests.helpers.neighbourhood import Neighbourhood
 from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries, running_server
 from tests.helpers.server import Server
 from tests.helpers.wanted import Wanted
+from tests.helpers.wire import Reply
 
 BRISK = 20.0  # seconds; a bound against hanging, not a measurement. The worker waits 10 s for a signer that does not answer.
 HOST = Wanted(names=("outage.example.test",))

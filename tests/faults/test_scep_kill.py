@@ -26,9 +26,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.faults.est_asks import let_leases_end
 from tests.faults.gated_signer import GatedSigner, through
 from tests.faults.scep_asks import FAILURE, KEYS, PENDING, SUCCESS, Ask, ScepAsking, with_asked
-from tests.helpers.front_doors import Books, Reply, until
+from tests.helpers.books import Books, until
 from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries
 from tests.helpers.server import PATIENCE, Server
+from tests.helpers.wire import Reply
 
 SWEPT = 60.0  # seconds: the sweeper comes every 15
 POINTS = {"opening": "ra_decrypt", "signing": "sign_certificate", "answering": "ra_sign"}

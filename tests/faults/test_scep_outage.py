@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from tests.faults.est_asks import let_leases_end
 from tests.faults.gated_signer import GatedSigner, through
 from tests.faults.scep_asks import Ask, ScepAsking, with_asked
-from tests.helpers.front_doors import Books, Reply, Watch, until
+from tests.helpers.books import Books, Watch, until
 from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries, running_server
 from tests.helpers.server import Server
 from tests.helpers.softhsm import SoftHsm
+from tests.helpers.wire import Reply
 
 WISHES = 8  # of each kind, while the database restarts
 

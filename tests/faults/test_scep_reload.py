@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.faults.scep_asks import SUCCESS, Ask, ScepAsking
-from tests.helpers.front_doors import Reply, until
+from tests.helpers.books import until
 from tests.helpers.server import Server
+from tests.helpers.wire import Reply
 
 COMMON = "profile: device, registration_authority: scep"
 BEFORE = {

@@ -13,9 +13,12 @@ from certwright.config import load
 from certwright.listeners import Listener
 from certwright.logs import Log
 from pki.clock import SystemClock
-from tests.helpers.front_doors import Books, Door, Doors, Neighbourhood, Watch, Wire, counted
+from tests.helpers.books import Books, Watch, counted
+from tests.helpers.front_doors import Door, Doors
+from tests.helpers.neighbourhood import Neighbourhood
 from tests.helpers.server import Server
 from tests.helpers.wanted import Wanted
+from tests.helpers.wire import Wire
 
 
 @dataclass(slots=True)

@@ -10,59 +10,35 @@ Requests are written with other code than ours: by hand, with http.client and ra
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
-import email.message
 import enum
-import http.client
 import itertools
 import os
-import select
-import signal
-import socket
-import sqlite3
 import ssl
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, assert_never
+from typing import Any, assert_never
 from urllib.parse import quote
 
-import asyncpg
-import orjson
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.hashes import Hash
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
     load_pem_private_key,
     pkcs7,
 )
 
-from pki.strict import base64url
 from tests.helpers import cmc, scep
-from tests.helpers.acme_client import JOSE, AccountKey, make_jws, to_json
-from tests.helpers.authorities import CLIENT_AUTH, CMC_RA, Authority, ec_key, purposes
-from tests.helpers.dns import DnsServer
+from tests.helpers.acme_client import AccountKey, to_json
 from tests.helpers.keygen import delivered, spki_in, spki_of
-from tests.helpers.postgres import run_apart
+from tests.helpers.neighbourhood import ACME_PROBLEM, Account, Neighbourhood
 from tests.helpers.scep import Message, enveloped
 from tests.helpers.server import PATIENCE, Server
 from tests.helpers.wanted import PrivateKey, Wanted, pem_csr
-from tests.helpers.world import HttpTarget
+from tests.helpers.wire import Reply, Wire
 
-ACME_PROBLEM = "urn:ietf:params:acme:error:"
 REST_PROBLEM = "urn:certwright:problem:"
 
 
@@ -94,265 +70,6 @@ EST_OPERATIONS = {
 SCEP_DOORS = (Door.SCEP_POST, Door.SCEP_GET, Door.SCEP_ONCE, Door.SCEP_RENEWAL)
 # They need something that was made beforehand for each request: a challenge, a certificate.
 PREPARED = frozenset({Door.SCEP_ONCE, Door.SCEP_RENEWAL})
-
-# ---------------------------------------------------------------------- the wire
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    status: int
-    headers: email.message.Message
-    body: bytes = field(repr=False)
-
-    @property
-    def json(self) -> Any:
-        return orjson.loads(self.body)
-
-    @property
-    def media_type(self) -> str:
-        return (self.headers.get("Content-Type") or "").partition(";")[0].strip()
-
-
-class Wire:
-    """One listener. The connection is kept, and made anew when the server has closed it meanwhile."""
-
-    def __init__(self, port: int, context: ssl.SSLContext | None = None, *, timeout: float = PATIENCE) -> None:
-        self.port = port
-        self.context = context
-        self.timeout = timeout
-        self._connection: http.client.HTTPConnection | None = None
-
-    def send(self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
-        """Sent once, whatever happens. Raises OSError and http.client.HTTPException."""
-        if self._connection is not None and self._is_stale(self._connection):
-            self.close()
-        return self._send(method, target, body, headers or {})
-
-    @staticmethod
-    def _is_stale(connection: http.client.HTTPConnection) -> bool:
-        """Whether the server has closed it since the last answer."""
-        return connection.sock is not None and bool(select.select([connection.sock], [], [], 0)[0])
-
-    @property
-    def local_port(self) -> int:
-        """Ours, of the connection that is kept."""
-        assert self._connection is not None
-        return int(self._connection.sock.getsockname()[1])
-
-    def _send(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
-        if self._connection is None:
-            self._connection = (
-                http.client.HTTPConnection("localhost", self.port, timeout=self.timeout)
-                if self.context is None
-                else http.client.HTTPSConnection("localhost", self.port, timeout=self.timeout, context=self.context)
-            )
-        try:
-            self._connection.request(method, target, body, {"Connection": "keep-alive", **headers})
-            response = self._connection.getresponse()
-            return Reply(response.status, response.headers, response.read())
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    @contextlib.contextmanager
-    def socket(self) -> Iterator[socket.socket]:
-        """A connection of one's own, for what http.client would not send."""
-        with socket.create_connection(("localhost", self.port), timeout=self.timeout) as plain:
-            if self.context is None:
-                yield plain
-            else:
-                with self.context.wrap_socket(plain, server_hostname="localhost") as secure:
-                    yield secure
-
-    def raw(self, *parts: bytes, end: bool = True) -> bytes:
-        """Everything that comes back until the server closes. `end`: we say that nothing follows (not possible in TLS)."""
-        with self.socket() as connection:
-            return converse(connection, *parts, end=end and self.context is None)
-
-
-def converse(connection: socket.socket, *parts: bytes, end: bool = True) -> bytes:
-    received = bytearray()
-    with contextlib.suppress(ConnectionError, ssl.SSLError):
-        for part in parts:
-            connection.sendall(part)
-    if end:
-        with contextlib.suppress(OSError):  # it is not connected any more
-            connection.shutdown(socket.SHUT_WR)
-    with contextlib.suppress(ConnectionError, ssl.SSLError):
-        while chunk := connection.recv(65536):
-            received += chunk
-    return bytes(received)
-
-
-def with_key_generation(text: str) -> str:
-    """The configuration that `init` wrote, with keys made for devices, and CMC."""
-    text = text.replace("  device:\n", "  device:\n    server_keygen: true\n", 1)
-    return text.replace("  est:\n    default: {", "  est:\n    default: {server_keygen: true, full_cmc: true, ", 1)
-
-
-# ---------------------------------------------------------------------- what is around a server
-
-
-class Neighbourhood:
-    """A DNS server and the web servers of subscribers on loopback, in a thread of their own, and an office that renews for others.
-
-    `agent` is a file with its key and certificate, and `former_agent` one that has expired.
-    """
-
-    def __init__(self) -> None:
-        self.dns = DnsServer()
-        self.http = HttpTarget()
-        self._folder = tempfile.TemporaryDirectory(prefix="cw-around-")
-        now, day = datetime.now(UTC).replace(microsecond=0), timedelta(days=1)
-        office = Authority("Office", begin=now - 9 * day, end=now + 9 * day)
-        self.registrars = Path(self._folder.name) / "registrars.pem"
-        self.registrars.write_bytes(office.certificate.public_bytes(Encoding.PEM))
-        speaks = purposes(CLIENT_AUTH, CMC_RA)
-        self.agent = self.client("agent", office.leaf("clerk", speaks, begin=now - day, end=now + day))
-        self.former_agent = self.client("former", office.leaf("former clerk", speaks, begin=now - 3 * day, end=now - day))
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="neighbourhood")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._run(self.dns.__aenter__())
-        self._run(self.http.start("127.0.0.1"))
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._run(self.http.stop())
-        self._run(self.dns.__aexit__(kind, error, at))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._folder.cleanup()
-
-    def client(self, name: str, certificate: bytes, key: PrivateKey | None = None) -> Path:
-        """A file with this certificate (DER) and its key, which is `authorities.ec_key("leaf")` unless given."""
-        file = Path(self._folder.name) / f"{name}.pem"
-        private = (key or ec_key("leaf")).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        file.write_bytes(private + x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM))
-        return file
-
-    def every_door(self, text: str) -> str:
-        """The configuration that `init` wrote, with keys made for devices, and with our office as an agent."""
-        agents = f"agents: {{anchors: [{self.registrars}], roles: [device]}}, "
-        return with_key_generation(text).replace("  est:\n    default: {", "  est:\n    default: {" + agents, 1)
-
-    def _run(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
-
-
-class Account:
-    """An ACME account with its own key, at one endpoint."""
-
-    def __init__(
-        self, wire: Wire, base: str, around: Neighbourhood, *, endpoint: str = "default", key: AccountKey | None = None
-    ) -> None:
-        self.wire = wire
-        self.base = base
-        self.around = around
-        self.endpoint = endpoint
-        self.key = key or AccountKey()
-        self.kid = ""
-        self._nonce = ""
-
-    def url(self, path: str) -> str:
-        return f"{self.base}/acme/{self.endpoint}/{path}"
-
-    def nonce(self) -> str:
-        nonce, self._nonce = self._nonce, ""
-        if not nonce:
-            reply = self.wire.send("HEAD", self.url("new-nonce").removeprefix(self.base))
-            assert reply.status == 200
-            nonce = reply.headers["Replay-Nonce"]
-        return nonce
-
-    def header(self, url: str, *, jwk: bool = False, **changes: Any) -> dict[str, Any]:
-        """A protected header as it should be, then `changes`; None removes a member."""
-        header: dict[str, Any] = {"alg": self.key.alg, "nonce": self.nonce(), "url": url}
-        header |= {"jwk": self.key.jwk} if jwk else {"kid": self.kid}
-        header.update(changes)
-        return {name: value for name, value in header.items() if value is not None}
-
-    def send(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
-        reply = self.wire.send("POST", url.removeprefix(self.base), body, {"Content-Type": JOSE, **(headers or {})})
-        self._nonce = reply.headers.get("Replay-Nonce") or ""
-        return reply
-
-    def post(
-        self, url: str, payload: object = b"", *, jwk: bool = False, by: AccountKey | None = None, **changes: Any
-    ) -> Reply:
-        """Signed with `by`, else with the account's key; a payload of bytes goes as it is, everything else as JSON.
-
-        As RFC 8555 section 6.5 has it, badNonce is tried once more with the nonce that came with it.
-        """
-        content = payload if isinstance(payload, bytes) else to_json(payload)
-
-        def signed() -> bytes:
-            return to_json(make_jws(by or self.key, self.header(url, jwk=jwk, **changes), content))
-
-        reply = self.send(url, signed())
-        if reply.status == 400 and reply.json["type"] == ACME_PROBLEM + "badNonce" and "nonce" not in changes:
-            reply = self.send(url, signed())
-        return reply
-
-    def register(self) -> Self:
-        reply = self.post(self.url("new-account"), {"termsOfServiceAgreed": True}, jwk=True)
-        assert reply.status == 201, reply.body
-        self.kid = reply.headers["Location"]
-        return self
-
-    def order(self, *names: str, **members: Any) -> Reply:
-        """newOrder. Names are of type dns, but for those that are addresses."""
-        identifiers = [{"type": "ip" if _is_address(name) else "dns", "value": name} for name in names]
-        return self.post(self.url("new-order"), {"identifiers": identifiers, **members})
-
-    def authorize(self, order: Reply) -> None:
-        """Prove control of every name, by http-01 at our neighbours'."""
-        for url in order.json["authorizations"]:
-            found = self.post(url).json
-            self.around.dns[found["identifier"]["value"]] = ["127.0.0.1"]
-            challenge = next(each for each in found["challenges"] if each["type"] == "http-01")
-            self.around.http.serve(challenge["token"], f"{challenge['token']}.{self.thumbprint()}")
-            deadline = time.monotonic() + PATIENCE
-            state = self.post(challenge["url"], {}).json
-            while state["status"] in {"pending", "processing"} and time.monotonic() < deadline:
-                time.sleep(0.02)  # the server was slow to validate, and says so; a client asks again
-                state = self.post(challenge["url"]).json
-            assert state["status"] == "valid", state
-
-    def ready(self, *names: str, **members: Any) -> Reply:
-        """An order whose names are all proved."""
-        order = self.order(*names, **members)
-        assert order.status == 201, order.body
-        self.authorize(order)
-        return order
-
-    def finalize(self, order: Reply, csr: bytes) -> Reply:
-        return self.post(order.json["finalize"], {"csr": base64url(csr)})
-
-    def read(self, order: Reply) -> dict[str, Any]:
-        found: dict[str, Any] = self.post(order.headers["Location"]).json
-        return found
-
-    def thumbprint(self) -> str:
-        """RFC 7638."""
-        digest = Hash(hashes.SHA256())
-        digest.update(orjson.dumps(self.key.jwk, option=orjson.OPT_SORT_KEYS))
-        return base64url(digest.finalize())
-
-
-def _is_address(name: str) -> bool:
-    with contextlib.suppress(ValueError):
-        ip_address(name)
-        return True
-    return False
 
 
 # ---------------------------------------------------------------------- the doors
@@ -636,99 +353,3 @@ def holder_of(file: Path) -> tuple[PrivateKey, x509.Certificate]:
 
 def basic(user: str, password: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
-
-
-# ---------------------------------------------------------------------- behind the doors
-
-
-@dataclass(slots=True)
-class Books:
-    """The server's tables, read past the server. `url` is the database's; None means the SQLite file of the directory."""
-
-    server: Server
-    url: str | None = None
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        if self.url is None:
-            uri = f"file:{self.server.directory / 'certwright.db'}?mode=ro"
-            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE)) as connection:
-                return connection.execute(sql).fetchall()
-        return run_apart(self._fetch(self.url, sql))
-
-    async def _fetch(self, url: str, sql: str) -> list[tuple[Any, ...]]:
-        connection = await asyncpg.connect(url)
-        try:
-            return [tuple(row.values()) for row in await connection.fetch(sql)]
-        finally:
-            await connection.close()
-
-    def count(self, table: str) -> int:
-        [(found,)] = self.rows(f"SELECT count(*) FROM {table}")  # noqa: S608  # our own tables' names
-        return int(found)
-
-
-@dataclass(slots=True)
-class Watch:
-    """What a refused request must not leave behind: a certificate, an intent, a traceback, an error in the log."""
-
-    books: Books
-    _before: tuple[int, int] = (0, 0)
-    _logged: int = 0
-
-    @property
-    def _facts(self) -> tuple[int, int]:
-        return self.books.count("certificate"), self.books.count("issuance")
-
-    def begin(self) -> Self:
-        self._before = self._facts
-        self._logged = len(self.books.server.log_text())
-        return self
-
-    def nothing_happened(self) -> None:
-        assert self._facts == self._before, "(certificates, intents)"
-        self.no_bug()
-
-    def no_bug(self) -> None:
-        text = self.books.server.log_text()[self._logged :]
-        assert "Traceback" not in text, text
-        wrong = [line for line in text.splitlines() if '"level":"error"' in line or '"status":500' in line]
-        assert not wrong, wrong
-
-
-def counted(server: Server, status: str) -> float:
-    """HTTP requests of this class ("5xx") that the metrics know, on all listeners."""
-    code, body = server.get(server.metrics_url)
-    assert code == 200
-    lines = [line for line in body.decode().splitlines() if line.startswith("certwright_http_requests_total{")]
-    assert lines
-    return sum(float(line.rpartition(" ")[2]) for line in lines if f'status="{status}"' in line)
-
-
-def until(true: Callable[[], bool], what: str, *, seconds: float = PATIENCE) -> None:
-    """Looks again and again, for a bounded time."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
-        time.sleep(0.02)
-
-
-def freeze(pid: int) -> None:
-    """Every thread of it, until SIGCONT."""
-    os.kill(pid, signal.SIGSTOP)
-    until(lambda: set(_states(pid)) == {"T"}, f"process {pid} to stop")
-
-
-def settle(pids: Iterable[int]) -> None:
-    """Until they all wait for somebody else: every thread asleep, at five looks in a row. One that was only late would be runnable."""
-    looks: list[set[str]] = []
-
-    def asleep() -> bool:
-        looks.append({state for pid in pids for state in _states(pid)})
-        return looks[-5:] == [{"S"}] * 5
-
-    until(asleep, "the workers to wait")
-
-
-def _states(pid: int) -> list[str]:
-    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
-    return [stat.rpartition(")")[2].split()[0] for stat in stats]

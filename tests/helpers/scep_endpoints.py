@@ -19,10 +19,10 @@ from certwright.config import load
 from issuance.credentials import Credentials
 from pki.clock import SystemClock
 from storage.open import open_database
-from tests.helpers.front_doors import Wire
 from tests.helpers.scep import SECRET, Answer, Message, csr, enveloped, parse_answer, rsa_key
 from tests.helpers.scep_site import the_certificate
 from tests.helpers.server import Server
+from tests.helpers.wire import Wire
 
 CHALLENGE = SECRET * 3
 # A certificate is made as of five minutes ago: two seconds are left.

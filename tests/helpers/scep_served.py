@@ -12,7 +12,8 @@ from aiohttp import ClientSession, web
 from certwright.listeners import MAX_BODY, MAX_LINE
 from scep.endpoint import ScepEndpoint
 from scep.http import routes
-from tests.helpers.scep import ScepCa, SimulatedIssuance, SoftwareSigner
+from tests.helpers.scep import ScepCa
+from tests.helpers.scep_simulators import SimulatedIssuance, SoftwareSigner
 from tests.helpers.scep_world import ScepWorld
 
 

@@ -41,20 +41,8 @@ from storage.database import Database
 from tests.helpers import scep as other
 from tests.helpers.issuing import Issuing
 from tests.helpers.profiles import device
-from tests.helpers.scep import (
-    SECRET,
-    Answer,
-    KnownChallenges,
-    Message,
-    ScepCa,
-    SoftwareSigner,
-    csr,
-    enveloped,
-    name,
-    parse_answer,
-    rsa_key,
-    seq,
-)
+from tests.helpers.scep import SECRET, Answer, Message, ScepCa, csr, enveloped, name, parse_answer, rsa_key, seq
+from tests.helpers.scep_simulators import KnownChallenges, SoftwareSigner
 from tests.helpers.scep_world import ADDRESS, Counts
 
 ROLES = frozenset({"device"})

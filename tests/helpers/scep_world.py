@@ -31,7 +31,8 @@ from storage.database import Database
 from storage.open import open_database
 from tests.helpers.clock import FakeClock
 from tests.helpers.profiles import device
-from tests.helpers.scep import Answer, KnownChallenges, Message, ScepCa, SimulatedIssuance, SoftwareSigner, parse_answer
+from tests.helpers.scep import Answer, Message, ScepCa, parse_answer
+from tests.helpers.scep_simulators import KnownChallenges, SimulatedIssuance, SoftwareSigner
 
 ADDRESS = "192.0.2.7"
 

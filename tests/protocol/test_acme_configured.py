@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers.front_doors import Account, Doors, Neighbourhood, Reply
+from tests.helpers.front_doors import Doors
+from tests.helpers.neighbourhood import Account, Neighbourhood
 from tests.helpers.server import Server
 from tests.helpers.wanted import Wanted
+from tests.helpers.wire import Reply
 
 NAME = "www.example.test"
 ENDPOINTS = """\

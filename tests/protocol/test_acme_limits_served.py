@@ -9,7 +9,8 @@ from contextlib import closing
 
 import pytest
 
-from tests.helpers.front_doors import Doors, Neighbourhood
+from tests.helpers.front_doors import Doors
+from tests.helpers.neighbourhood import Neighbourhood
 from tests.helpers.server import PATIENCE, Server
 
 PORTAL = "https://portal.example.com"

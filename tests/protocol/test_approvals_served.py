@@ -11,7 +11,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.helpers.front_doors import PREPARED, Books, Door, Doors, Neighbourhood, pending, refusal
+from tests.helpers.books import Books
+from tests.helpers.front_doors import PREPARED, Door, Doors, pending, refusal
+from tests.helpers.neighbourhood import Neighbourhood
 from tests.helpers.server import Server, run
 from tests.helpers.wanted import Wanted
 

@@ -15,8 +15,8 @@ import pytest
 
 from certwright.listeners import Listener
 from tests.helpers.exposed import Site, opened, unharmed
-from tests.helpers.front_doors import Reply, converse
 from tests.helpers.wanted import Wanted, pem_csr
+from tests.helpers.wire import Reply, converse
 
 
 @pytest.fixture(scope="module")

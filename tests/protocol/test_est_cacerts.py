@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key, pkcs7
 
 from pki import der
-from tests.helpers.front_doors import Reply, Wire
 from tests.helpers.issuance_simulator import der_of, make_csr
 from tests.helpers.rollover import Rollover
 from tests.helpers.server import Server
+from tests.helpers.wire import Reply, Wire
 
 PREFIX = "/.well-known/est"
 

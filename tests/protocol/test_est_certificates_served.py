@@ -34,8 +34,8 @@ from tests.helpers.authorities import (
     usage,
 )
 from tests.helpers.est_world import general_names, make_request, renewal_csr, subject
-from tests.helpers.front_doors import Reply, Wire
 from tests.helpers.server import Server, run
+from tests.helpers.wire import Reply, Wire
 
 LABELS = """\
     makers: {profile: device, authenticate: [certificate], client_certificates: {anchors: [maker.pem], roles: [device]}}

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs7
 from ruamel.yaml import YAML
 
-from tests.helpers.front_doors import Books, Watch
+from tests.helpers.books import Books, Watch
 from tests.helpers.issuance_simulator import der_of, make_csr, pem_of
 from tests.helpers.server import Server
 from tests.helpers.server import run as certwright

@@ -19,7 +19,8 @@ from issuance.sealed import SealedSecrets
 from pki.clock import SystemClock
 from pki.sealing import Sealer
 from storage.open import open_database
-from tests.helpers.front_doors import Books, Door, Doors, Neighbourhood, Reply, Watch, basic, refusal, with_key_generation
+from tests.helpers.books import Books, Watch
+from tests.helpers.front_doors import Door, Doors, basic, refusal
 from tests.helpers.keygen import (
     AES256_WRAP,
     Delivered,
@@ -33,7 +34,9 @@ from tests.helpers.keygen import (
     spki_of,
     to_shared_key,
 )
+from tests.helpers.neighbourhood import Neighbourhood, with_key_generation
 from tests.helpers.server import Server
+from tests.helpers.wire import Reply
 
 KEY_ID, KEY = b"line-7", secrets.token_bytes(32)
 

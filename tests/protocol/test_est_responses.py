@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from est.endpoint import METHODS
-from tests.helpers.front_doors import EST_OPERATIONS, Door, Reply
+from tests.helpers.front_doors import EST_OPERATIONS, Door
 from tests.helpers.wanted import Wanted
+from tests.helpers.wire import Reply
 from tests.protocol.matrix.form import raw_body
 from tests.protocol.matrix.identity import anonymous, as_person
 from tests.protocol.matrix.site import GUARDED, ORPHAN, Site, opened

@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives.asymmetric import padding
 
 from tests.helpers import scep
 from tests.helpers.exposed import Site, opened, unharmed
-from tests.helpers.front_doors import Door, Doors, Reply, refusal
+from tests.helpers.front_doors import Door, Doors, refusal
 from tests.helpers.keygen import spki_of
 from tests.helpers.scep import Message, children, enveloped, explicit, integer, octets, oid, retag, seq, set_of
 from tests.helpers.server import run
 from tests.helpers.wanted import Wanted, ec_key, rsa_key
+from tests.helpers.wire import Reply
 
 LIMIT = 256 * 1024
 BAD_ALG, BAD_MESSAGE_CHECK, BAD_REQUEST = "0", "1", "2"

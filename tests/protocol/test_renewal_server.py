@@ -10,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 
 from acmeserver.renewal import CertId, render_cert_id
-from tests.helpers.front_doors import Account, Neighbourhood, Reply, Wire
+from tests.helpers.neighbourhood import Account, Neighbourhood
 from tests.helpers.server import PATIENCE, Server, run
 from tests.helpers.wanted import Wanted
+from tests.helpers.wire import Reply, Wire
 
 ACME = "\n  acme:\n"
 RENEWING = (

@@ -13,11 +13,11 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.helpers.front_doors import Wire
 from tests.helpers.scep import Message, csr, enveloped, parse_answer, rsa_key
 from tests.helpers.scep_endpoints import ServedScep
 from tests.helpers.scep_site import the_certificate
 from tests.helpers.server import Server, run
+from tests.helpers.wire import Wire
 
 PKI_OPERATION = "/scep?operation=PKIOperation"
 SPOKEN: list[str] = []  # every challenge that was made here

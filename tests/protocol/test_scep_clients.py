@@ -17,17 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from scep.http import routes
-from tests.helpers.scep import (
-    SECRET,
-    ScepCa,
-    SimulatedIssuance,
-    certificate,
-    der_of,
-    key_pem,
-    pem_of,
-    pkcs_req,
-    rsa_key,
-)
+from tests.helpers.scep import SECRET, ScepCa, certificate, der_of, key_pem, pem_of, pkcs_req, rsa_key
+from tests.helpers.scep_simulators import SimulatedIssuance
 from tests.helpers.scep_world import scep_world
 
 SCEP_SUBMIT = "/usr/lib/certmonger/scep-submit"

@@ -40,7 +40,6 @@ from tests.helpers.scep import (
     START,
     TRANSACTION_ID,
     Answer,
-    KnownChallenges,
     Message,
     content_cipher,
     csr,
@@ -65,6 +64,7 @@ from tests.helpers.scep_devices import (
     streamed_message,
 )
 from tests.helpers.scep_served import Site, served
+from tests.helpers.scep_simulators import KnownChallenges
 from tests.helpers.scep_site import by_issuer_and_serial, opened, renewal, the_certificate
 from tests.helpers.scep_world import scep_world
 from tests.helpers.server import run

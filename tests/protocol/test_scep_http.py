@@ -12,17 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from pki.reasons import Unavailable
-from tests.helpers.scep import (
-    KnownChallenges,
-    Message,
-    csr,
-    der_of,
-    enveloped,
-    parse_answer,
-    pkcs_req,
-    rsa_key,
-)
+from tests.helpers.scep import Message, csr, der_of, enveloped, parse_answer, pkcs_req, rsa_key
 from tests.helpers.scep_served import Site, served
+from tests.helpers.scep_simulators import KnownChallenges
 from tests.helpers.scep_world import scep_world
 
 

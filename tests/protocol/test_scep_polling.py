@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.helpers.front_doors import Books
+from tests.helpers.books import Books
 from tests.helpers.scep import Answer, rsa_key, self_signed
 from tests.helpers.scep_endpoints import CHALLENGE, ServedScep, scep_server
 from tests.helpers.scep_site import poll, the_certificate

@@ -14,12 +14,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
-from tests.helpers.front_doors import Books, Watch, Wire, basic
+from tests.helpers.books import Books, Watch
+from tests.helpers.front_doors import basic
 from tests.helpers.scep import Message, certificate, csr, issuer_and_serial, rsa_key
 from tests.helpers.scep_endpoints import CHALLENGE, ServedScep, scep_server
 from tests.helpers.scep_site import by_issuer_and_serial, opened, renewal, the_certificate
 from tests.helpers.server import run
 from tests.helpers.wanted import pem_csr
+from tests.helpers.wire import Wire
 
 BAD_REQUEST, BAD_CERT_ID = "2", "4"
 

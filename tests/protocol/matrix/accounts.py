@@ -13,8 +13,9 @@ from policy.principal import COMMAND_LINE
 from storage.open import open_database
 from tests.helpers.acme_account import binding_of
 from tests.helpers.acme_client import AccountKey, make_jws, to_json
-from tests.helpers.front_doors import Account, Reply
+from tests.helpers.neighbourhood import Account
 from tests.helpers.wanted import Wanted
+from tests.helpers.wire import Reply
 from tests.protocol.matrix.cells import Row, acme_only
 from tests.protocol.matrix.site import BOUND, Site
 

@@ -8,10 +8,11 @@ from typing import TypeAlias
 
 from cryptography import x509
 
-from tests.helpers.front_doors import Door, Reply
+from tests.helpers.front_doors import Door
 from tests.helpers.wanted import (
     Wanted,
 )
+from tests.helpers.wire import Reply
 from tests.protocol.matrix.site import Site
 
 Attempt: TypeAlias = Callable[[Site, Door], Reply]

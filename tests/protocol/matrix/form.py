@@ -7,11 +7,12 @@ import base64
 from pki.strict import base64url
 from tests.helpers import scep
 from tests.helpers.acme_client import make_jws, to_json
-from tests.helpers.front_doors import EST_OPERATIONS, Door, Reply, refusal
+from tests.helpers.front_doors import EST_OPERATIONS, Door, refusal
 from tests.helpers.wanted import (
     Wanted,
     pem_csr,
 )
+from tests.helpers.wire import Reply
 from tests.protocol.matrix.cells import (
     Impossible,
     Row,

@@ -10,12 +10,13 @@ from typing import Any
 
 from pki.strict import base64url
 from tests.helpers.acme_client import AccountKey, make_jws, to_json
-from tests.helpers.front_doors import EST_OPERATIONS, Door, Reply, Secrets, basic
+from tests.helpers.front_doors import EST_OPERATIONS, Door, Secrets, basic
 from tests.helpers.wanted import (
     Wanted,
     pem_csr,
     rsa_key,
 )
+from tests.helpers.wire import Reply
 from tests.protocol.matrix.cells import (
     Attempt,
     Impossible,

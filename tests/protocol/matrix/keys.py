@@ -12,7 +12,7 @@ from pki.strict import base64url
 from policy.keys import check_public_key
 from tests.helpers.acme_client import make_jws, to_json
 from tests.helpers.bad_keys import guessable_key, printed_ec_key, small_factor_key
-from tests.helpers.front_doors import Door, Reply
+from tests.helpers.front_doors import Door
 from tests.helpers.wanted import (
     Wanted,
     close_primes_key,
@@ -20,6 +20,7 @@ from tests.helpers.wanted import (
     roca_key,
     rsa_key,
 )
+from tests.helpers.wire import Reply
 from tests.protocol.matrix.cells import (
     Attempt,
     Granted,

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from tests.helpers import scep
-from tests.helpers.front_doors import Door, Reply
+from tests.helpers.front_doors import Door
 from tests.helpers.wanted import (
     Wanted,
     email_name,
@@ -19,6 +19,7 @@ from tests.helpers.wanted import (
     upn_name,
     uri_name,
 )
+from tests.helpers.wire import Reply
 from tests.protocol.matrix.cells import (
     Attempt,
     Cell,

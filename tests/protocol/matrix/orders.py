@@ -9,12 +9,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pki.strict import base64url
 from tests.helpers.acme_client import make_jws, to_json
-from tests.helpers.front_doors import Account, Reply
+from tests.helpers.neighbourhood import Account
 from tests.helpers.wanted import (
     Wanted,
     ip_name,
     rsa_key,
 )
+from tests.helpers.wire import Reply
 from tests.protocol.matrix.cells import (
     Row,
     acme_only,

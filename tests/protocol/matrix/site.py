@@ -24,8 +24,10 @@ from pki.clock import Micros, SystemClock, after, to_datetime
 from pki.sealing import Sealer
 from policy.principal import COMMAND_LINE
 from storage.open import open_database
+from tests.helpers.books import Books, Watch
 from tests.helpers.clock import FakeClock
-from tests.helpers.front_doors import Account, Books, Door, Doors, Neighbourhood, Secrets, Watch
+from tests.helpers.front_doors import Door, Doors, Secrets
+from tests.helpers.neighbourhood import Account, Neighbourhood
 from tests.helpers.server import Server, run
 from tests.helpers.wanted import Wanted, pem_csr
 

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tests.helpers import cmc, scep
-from tests.helpers.front_doors import Door, Doors, Reply, Secrets, Wire
+from tests.helpers.front_doors import Door, Doors, Secrets
 from tests.helpers.wanted import PrivateKey, Wanted
+from tests.helpers.wire import Reply, Wire
 from tests.protocol.matrix.site import OTHERWISE, Site
 
 EST_DOORS = (Door.EST, Door.EST_KEYGEN, Door.EST_CMC)

@@ -8,7 +8,7 @@ import pytest
 
 from certwright.config import Config, parse
 from certwright.yaml_positions import ConfigError
-from tests.helpers.front_doors import with_key_generation
+from tests.helpers.neighbourhood import with_key_generation
 
 
 def load(made: Path, text: str) -> Config:

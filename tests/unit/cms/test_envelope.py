@@ -16,7 +16,8 @@ from pki.cms.transport import KeyTransport
 from pki.cms.types import CertificateView, Cipher, read_certificate
 from signer.api import Hash
 from tests.helpers import scep as other
-from tests.helpers.scep import SoftwareSigner, certificate, der_of, enveloped, key_pem, openssl, pem_of, rsa_key
+from tests.helpers.scep import certificate, der_of, enveloped, key_pem, openssl, pem_of, rsa_key
+from tests.helpers.scep_simulators import SoftwareSigner
 
 PLAIN = bytes(range(256)) * 3
 LEGACY = ("-provider", "default", "-provider", "legacy")

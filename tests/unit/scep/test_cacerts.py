@@ -19,7 +19,8 @@ from pki.reasons import Unavailable
 from scep.cacerts import NEXT, SEVERAL, SINGLE, NextCaCertificates, current
 from scep.endpoint import Authority, ScepEndpoint
 from scep.http import ScepServer, routes
-from tests.helpers.scep import ScepCa, SoftwareSigner, certificate, der_of, rsa_key
+from tests.helpers.scep import ScepCa, certificate, der_of, rsa_key
+from tests.helpers.scep_simulators import SoftwareSigner
 from tests.helpers.scep_world import scep_world
 
 

@@ -20,7 +20,8 @@ from policy.profiles import Profiles
 from scep.endpoint import Renewal, ScepEndpoint, ScepLimits
 from tests.helpers import scep as other
 from tests.helpers.profiles import device
-from tests.helpers.scep import SECRET, Answer, KnownChallenges, Message, csr, enveloped, pkcs_req, rsa_key
+from tests.helpers.scep import SECRET, Answer, Message, csr, enveloped, pkcs_req, rsa_key
+from tests.helpers.scep_simulators import KnownChallenges
 from tests.helpers.scep_site import ROLES, renewal, the_certificate
 from tests.helpers.scep_world import ScepWorld, scep_world
 

@@ -20,20 +20,8 @@ from scep.endpoint import Renewal, ScepEndpoint
 from scep.retrieval import NOTHING
 from storage.database import Step
 from tests.helpers import scep as other
-from tests.helpers.scep import (
-    SECRET,
-    Answer,
-    KnownChallenges,
-    Message,
-    csr,
-    enveloped,
-    integer,
-    name,
-    pkcs_req,
-    rsa_key,
-    self_signed,
-    seq,
-)
+from tests.helpers.scep import SECRET, Answer, Message, csr, enveloped, integer, name, pkcs_req, rsa_key, self_signed, seq
+from tests.helpers.scep_simulators import KnownChallenges
 from tests.helpers.scep_site import ROLES, by_issuer_and_serial, opened, the_certificate
 from tests.helpers.scep_world import ScepWorld, scep_world
 
