@@ -118,7 +118,7 @@ class Lockouts:
         self._database = database
         self._clock = clock
         self._patience = patience
-        self._turns: WeakValueDictionary[Bucket, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[tuple[Bucket, int], asyncio.Semaphore] = WeakValueDictionary()
         self._running: set[asyncio.Task[Any]] = set()
         self._uncounted: Sequence[Step] = ()  # the last failure that could not be written
 
@@ -135,8 +135,8 @@ class Lockouts:
             task.exception()  # whoever still waits is told; asyncio need not say that nobody was
 
     @contextlib.asynccontextmanager
-    async def turn(self, attempt: Attempt) -> AsyncIterator[None]:
-        """One attempt at a time of whoever is counted together: else all that come at once would be looked at before the first
+    async def turn(self, attempt: Attempt, *, at_once: int = 1) -> AsyncIterator[None]:
+        """One attempt at a time (or `at_once`) of whoever is counted together: else all that come at once would be looked at before the first
         is counted, and a lock that opens for one would open for them all. What it reads of the locks has to be read inside. Each
         worker has its own turns.
 
@@ -146,7 +146,7 @@ class Lockouts:
         if attempt.counted_together is None:
             yield
             return
-        lock = self._turns.setdefault(attempt.counted_together, asyncio.Lock())
+        lock = self._turns.setdefault((attempt.counted_together, at_once), asyncio.Semaphore(at_once))
         try:
             async with asyncio.timeout(self._patience):
                 await lock.acquire()

@@ -31,6 +31,7 @@ _UNGUESSABLE: Mapping[Way, re.Pattern[str]] = MappingProxyType(
 # Nobody guesses what is this long, whatever it is for (signed tokens, Intune's): it does not wait until whoever else is asked has
 # answered for others of its address, for all devices of a company may have one.
 LONG = 64  # characters
+CROWD = 16  # of those of one address are looked at together: so many more than the limit of failures may be, at most
 
 REFUSED = "the challenge password is missing, wrong, used or expired; get another from whoever runs this SCEP endpoint"
 
@@ -117,15 +118,21 @@ class Authorizer:
         if not asked.challenge:  # none at all is no guess
             raise self._refused(asked)
         ways = [way for way in asked.endpoint.challenges if way in self._ways]
-        by_form = [way for way in ways if way in _UNGUESSABLE and _UNGUESSABLE[way].fullmatch(asked.challenge)]
         if len(asked.challenge) >= LONG:
-            await self._lockouts.check(attempt)  # nobody floods somebody else's server through us
-            by_form = ways
-        if (found := await self._ask(asked, by_form)) is not None:
+            async with self._lockouts.turn(attempt, at_once=CROWD):  # nobody floods somebody else's server through us
+                await self._lockouts.check(attempt)
+                return await self._looked_for(asked, attempt, ways, [])
+        by_form = [way for way in ways if way in _UNGUESSABLE and _UNGUESSABLE[way].fullmatch(asked.challenge)]
+        return await self._looked_for(asked, attempt, by_form, [way for way in ways if way not in by_form])
+
+    async def _looked_for(
+        self, asked: Asked, attempt: Attempt, at_once: Sequence[Way], in_turn: Sequence[Way]
+    ) -> Authorization:
+        if (found := await self._ask(asked, at_once)) is not None:
             return found
         async with self._lockouts.turn(attempt):
             await self._lockouts.check(attempt)
-            if (found := await self._ask(asked, [way for way in ways if way not in by_form])) is not None:
+            if (found := await self._ask(asked, in_turn)) is not None:
                 return found
             await self._lockouts.failed(attempt)
             raise self._refused(asked)

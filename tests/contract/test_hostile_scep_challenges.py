@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from pki.identifiers import parse_dns
 from pki.reasons import Rejection
 from policy.limits import Limit
 from policy.principal import Principal, PrincipalKind
+from scep.authorization import CROWD, LONG, Asked, Authorization
 from scep.endpoint import ScepLimits, Way
 from scep.onetime import OneTimeWay
 from storage.database import Conflict, Database
@@ -56,6 +58,32 @@ async def test_failures_at_an_est_label_of_the_same_name_open_no_lock_of_scep_an
     assert (await is_locked(lockouts, est), await is_locked(lockouts, page)) == (True, True)
     clock.advance(timedelta(hours=1))
     assert (await is_locked(lockouts, est), await is_locked(lockouts, scep)) == (False, False)
+
+
+class Elsewhere:
+    """Somebody else's server, which takes its time and says no."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def authorize(self, _asked: Asked) -> Authorization | None:
+        self.asked += 1
+        await asyncio.sleep(0.01)
+        return None
+
+
+async def test_however_many_long_guesses_come_at_once_somebody_elses_server_is_asked_few(
+    database: Database, clock: FakeClock
+) -> None:
+    """They do not wait for one another, for a company's devices may have one address; but they do not all come before the lock."""
+    webhook, failures = Elsewhere(), FailureLimits(per_address=Limit(5, QUARTER))
+    site = ScepSite(database, clock, ways={Way.WEBHOOK: webhook})
+    endpoint = site.endpoint(challenges=(Way.WEBHOOK,), limits=ScepLimits(failures=failures))
+    content = [enveloped(csr(rsa_key("device"), challenge=f"{number:0{LONG}}"), site.ca.ra) for number in range(60)]
+    guesses = [Message(content=each, transaction_id=f"TX-{number}") for number, each in enumerate(content)]
+    answers = await asyncio.gather(*[site.ask(guess, endpoint) for guess in guesses])
+    assert {answer.status for answer in answers} == {"2"}
+    assert 5 < webhook.asked <= 5 + CROWD
 
 
 class Site(ScepSite):
