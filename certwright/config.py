@@ -132,7 +132,10 @@ def _note_invalid(document: Document, place: Place, kind: str, message: str, val
             document.note(place[:-1], f"{place[-1]!r} is missing here", at_key=True)
         case "literal_error":
             words = message.removeprefix("Input should be ").replace("'", "").replace(" or ", ", ").split(", ")
-            document.note(place, f"one of: {', '.join(words)}{did_you_mean(str(value), words)}")
+            meant = difflib.get_close_matches(str(value), words, n=1)
+            document.note(place, f"one of: {', '.join(words)}{f' (did you mean {meant[0]!r}?)' if meant else ''}")
+        case "too_short" if value in ([], {}):
+            document.note(place, "list at least one, or leave the key out")
         case _:
             said = message.removeprefix("Value error, ").replace("Input should be", "this must be")
             document.note(tuple(step for step in place if step != "[key]"), said.replace("a valid string", "text"))

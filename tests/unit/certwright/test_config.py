@@ -110,6 +110,7 @@ MISTAKES: list[tuple[str, Edit, str]] = [
     ("EKU that no leaf may have", replaced("[serverAuth]", "[2.5.29.37.0]"), "is never issued to a requester"),
     ("key usage", replaced("[digital_signature]", "[digital_sign]"), "one of: digital_signature"),
     ("common name", replaced("common_name: san", "common_name: subject"), "one of: none, san, device"),
+    ("no way in", replaced("challenge: [static, one-time]", "challenge: []"), "list at least one, or leave the key out"),
     ("port that is text", replaced("http01_port: 5002", 'http01_port: "5002"'), "integer"),
     ("port out of range", replaced("http01_port: 5002", "http01_port: 70000"), "65535"),
     ("truth in YAML 1.1", replaced("require_san: false", "require_san: off"), "boolean"),

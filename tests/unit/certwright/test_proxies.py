@@ -396,7 +396,7 @@ def test_the_file_says_who_and_how(read: Callable[[str], Config]) -> None:
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ("proxies: [{addresses: [], client_certificate: nginx}]", "at least 1 item"),
+        ("proxies: [{addresses: [], client_certificate: nginx}]", "list at least one"),
         ('proxies: [{addresses: ["0.0.0.0/0"], client_certificate: nginx}]', "everybody"),
         ('proxies: [{addresses: ["::/0"], client_certificate: nginx}]', "everybody"),
         ('proxies: [{addresses: ["::ffff:10.0.0.5"], client_certificate: nginx}]', "write it as 10.0.0.5/32"),
