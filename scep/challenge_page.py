@@ -6,6 +6,7 @@ A GET makes something, which RFC 9110 §9.2.1 would not have; that is what those
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from aiohttp import web
 
@@ -93,6 +95,7 @@ class ChallengePages:
         self._users = users
         self._challenges = challenges
         self._most = most
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by user
 
     async def handle(self, request: web.Request) -> web.Response:
         """Outages and bugs pass on to the listener."""
@@ -126,6 +129,11 @@ class ChallengePages:
         return Principal(PrincipalKind.SCEP_USER, found.id, frozenset(), source_address=address)
 
     async def _challenge(self, page: ChallengePage, user: Principal) -> web.Response:
+        """One of each user at a time, here; each worker may go one over."""
+        async with self._turns.setdefault(user.id, asyncio.Lock()):
+            return await self._made(page, user)
+
+    async def _made(self, page: ChallengePage, user: Principal) -> web.Response:
         unused = await self._challenges.unused(user)
         if unused >= self._most:
             _LOG.warning(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import ssl
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from cryptography import x509
 
 from issuance.credentials import CredentialKind, Credentials
@@ -18,6 +21,7 @@ from pki.reasons import Rejection
 from policy.limits import Limit
 from policy.principal import Principal, PrincipalKind
 from scep.authorization import CROWD, LONG, Asked, Authorization
+from scep.challenge_page import ChallengePage, ChallengePages
 from scep.endpoint import ScepLimits, Way
 from scep.onetime import OneTimeWay
 from storage.database import Conflict, Database
@@ -180,3 +184,17 @@ async def test_another_certificate_of_the_same_key_beside_a_captured_message_get
 def names(certificate: x509.Certificate) -> list[str]:
     found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return found.get_values_for_type(x509.DNSName)
+
+
+async def test_who_opens_the_page_many_times_at_once_fills_its_cache_and_no_more(database: Database, clock: FakeClock) -> None:
+    credentials = Credentials(database=database, clock=clock)
+    await credentials.set_scep_user(endpoint="default", user="ndes", password="x")
+    challenges = ScepChallenges(database=database, clock=clock)
+    page = ChallengePage("default", b"", ROLES, timedelta(hours=1), FailureLimits())
+    pages = ChallengePages({"default": page}, users=credentials, challenges=challenges, most=5)
+    login = {"Authorization": f"Basic {base64.b64encode(b'ndes:x').decode()}"}
+    tls = ssl.create_default_context()
+    visits = [make_mocked_request("GET", "/certsrv/mscep_admin", login, sslcontext=tls) for _ in range(20)]
+    replies = await asyncio.gather(*[pages.handle(visit) for visit in visits])
+    assert {reply.status for reply in replies} == {200}
+    assert len(await challenges.list()) == 5
