@@ -133,19 +133,19 @@ async def test_a_bad_ciphertext_that_is_asked_for_in_several_ways_is_never_the_s
         assert len(answers) == 2 * 4 * 2
 
 
-async def test_no_flood_of_strangers_holds_up_a_ca(signer: Signer) -> None:
+async def test_no_flood_of_strangers_holds_up_a_ca(place: str, signer: Signer) -> None:
     """Everybody can send messages to be opened. More of them than one connection has under way; in a token, in its one thread."""
     ciphertext = public("ra").encrypt(b"k" * 16, KeyTransport.PKCS1.padding)
     flood = [
         asyncio.ensure_future(signer.ra_decrypt(key, ciphertext, 16, KeyTransport.PKCS1))
         for key in ("ra", "ca")
-        for _ in range(300)
+        for _ in range(500)
     ]
     await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
     await signer.sign_announcement("ca", announcement())
     before = sum(each.done() for each in flood)
     await asyncio.gather(*flood)
-    assert before < 50
+    assert before < (60 if place == "token" else 300)  # 64 of them are with the signer at a time
 
 
 # ---------------------------------------------------------------- a CA that speaks for itself

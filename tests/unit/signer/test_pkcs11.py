@@ -38,6 +38,23 @@ async def test_nobody_queues_behind_a_call_that_hangs() -> None:
     module.close()
 
 
+async def test_work_of_ones_own_waits_for_little_that_strangers_cause() -> None:
+    module = Module(Path("/none"))
+    done: list[str] = []
+
+    async def stranger() -> None:
+        async with module.turn():
+            await module.run(lambda: done.append("stranger"))
+
+    strangers = [asyncio.ensure_future(stranger()) for _ in range(20)]
+    await asyncio.sleep(0)
+    await module.run(lambda: done.append("own"))
+    await asyncio.gather(*strangers)
+    assert done.index("own") <= 2
+    assert len(done) == 21
+    module.close()
+
+
 async def test_work_whose_caller_gave_up_before_it_began_is_never_begun() -> None:
     module = Module(Path("/none"))
     release, done = threading.Event(), []
