@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 
-import orjson
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 from ruamel.yaml import YAML
 
+from interop.operator import Operator
 from interop.support import Held, Site, hold, no_dns, openssl, short_directory
 from tests.helpers.server import Server
 from tests.helpers.server import run as certwright
@@ -114,7 +114,7 @@ def _usage(*, certificates: bool) -> x509.KeyUsage:
 
 
 @dataclass(frozen=True, slots=True)
-class EstSite:
+class EstSite(Operator):
     server: Server
     site: Site
     maker: Authority
@@ -159,25 +159,6 @@ class EstSite:
         """What `openssl x509` says of it: subject, serial."""
         text = openssl("x509", "-in", leaf, "-noout", "-subject", "-serial", home=home)
         return dict(line.split("=", 1) for line in text.splitlines())
-
-    def approve(self, common_name: str) -> None:
-        """As an operator would, who looks at what waits."""
-        certwright("requests", "approve", self.waiting(common_name), "--config", self.site.config)
-
-    def deny(self, common_name: str, reason: str) -> None:
-        certwright("requests", "deny", self.waiting(common_name), "--reason", reason, "--config", self.site.config)
-
-    def waiting(self, common_name: str) -> str:
-        """The id of the only request for this name."""
-        [found] = self._waiting(common_name)
-        return found
-
-    def is_waiting(self, common_name: str) -> bool:
-        return bool(self._waiting(common_name))
-
-    def _waiting(self, common_name: str) -> list[str]:
-        listed = certwright("requests", "list", "-o", "json", "--config", self.site.config).stdout
-        return [str(row["id"]) for row in orjson.loads(listed) if common_name in str(row)]
 
 
 def _configured(text: str) -> str:

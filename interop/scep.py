@@ -9,7 +9,6 @@ from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 
-import orjson
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from ruamel.yaml import YAML
 
+from interop.operator import Operator
 from interop.support import Held, Site, hold, no_dns, openssl, run, short_directory
 from tests.helpers.server import Server
 from tests.helpers.server import run as certwright
@@ -125,7 +125,7 @@ def _unsigned(name: str, key: rsa.RSAPrivateKey, issuer: x509.Certificate, usage
 
 
 @dataclass(frozen=True, slots=True)
-class ScepSite:
+class ScepSite(Operator):
     server: Server
     site: Site
     _challenges: dict[str, str] = field(default_factory=dict, repr=False)
@@ -153,24 +153,6 @@ class ScepSite:
 
     def hold(self, leaf: Path, *, home: Path) -> Held:
         return hold(self.site, leaf, home=home)
-
-    def approve(self, common_name: str) -> None:
-        """As an operator would, who looks at what waits."""
-        certwright("requests", "approve", self._the_only(common_name), "--config", self.site.config)
-
-    def deny(self, common_name: str, reason: str) -> None:
-        certwright("requests", "deny", self._the_only(common_name), "--reason", reason, "--config", self.site.config)
-
-    def is_waiting(self, common_name: str) -> bool:
-        return bool(self._waiting(common_name))
-
-    def _the_only(self, common_name: str) -> str:
-        [found] = self._waiting(common_name)
-        return found
-
-    def _waiting(self, common_name: str) -> list[str]:
-        listed = certwright("requests", "list", "-o", "json", "--config", self.site.config).stdout
-        return [str(row["id"]) for row in orjson.loads(listed) if common_name in str(row)]
 
 
 def _configured(text: str) -> str:

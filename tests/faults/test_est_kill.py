@@ -18,9 +18,9 @@ import pytest
 from cryptography import x509
 
 from tests.faults.est_asks import Ask, Asking, labels, let_leases_end
+from tests.faults.stories import ENGINES, on_both, told
 from tests.helpers.books import Books, freeze, settle, until
 from tests.helpers.neighbourhood import Neighbourhood
-from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries
 from tests.helpers.server import PATIENCE, Server, run
 from tests.helpers.wire import Reply
 
@@ -220,19 +220,13 @@ def on(url: str | None) -> Story:
 
 @pytest.fixture(scope="module")
 def stories(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Story]]]:
-    with ThreadPoolExecutor(2) as threads:
-        both = {"sqlite": threads.submit(on, None)}
-        if binaries() is not None:
-            postgres: PostgresServer = request.getfixturevalue("postgres_server")
-            both["postgresql"] = threads.submit(on, postgres.empty_database())
+    with on_both(request, on) as both:
         yield both
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=ENGINES)
 def story(request: pytest.FixtureRequest, stories: dict[str, Future[Story]]) -> Story:
-    if request.param not in stories:
-        pytest.skip(NO_POSTGRESQL)
-    return stories[request.param].result()
+    return told(stories, request.param)
 
 
 def serials(kill: Kill, replies: Mapping[str, Reply], doors: Sequence[str] = DOORS) -> dict[str, str]:

@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from tests.faults.stories import ENGINES, on_both, told
 from tests.helpers.books import Books, freeze, settle, until
 from tests.helpers.front_doors import Door, Doors
 from tests.helpers.neighbourhood import Account, Neighbourhood
-from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries
 from tests.helpers.server import Server
 from tests.helpers.wanted import Wanted, rsa_key
 from tests.helpers.wire import Reply
@@ -210,22 +210,11 @@ def look(story: Story, lived: Lived) -> None:
 # ---------------------------------------------------------------------- both engines at once
 
 
-def on_sqlite() -> Story:
+def on(url: str | None) -> Story:
+    more: dict[str, Any] = {} if url is None else {"database": url, "workers": 2}
     with Neighbourhood() as around:
-        settings: dict[str, Any] = {"resolver": around.dns.address, "http01_port": around.http.port}
+        settings: dict[str, Any] = {"resolver": around.dns.address, "http01_port": around.http.port, **more}
         with Server(**settings, allow_networks=["127.0.0.0/8"]) as server:
-            lived = Lived(server, around, Books(server))
-            try:
-                return live(lived)
-            finally:
-                lived.end()
-
-
-def on_postgresql(postgres: PostgresServer) -> Story:
-    url = postgres.empty_database()
-    with Neighbourhood() as around:
-        settings: dict[str, Any] = {"resolver": around.dns.address, "http01_port": around.http.port}
-        with Server(**settings, allow_networks=["127.0.0.0/8"], database=url, workers=2) as server:
             lived = Lived(server, around, Books(server, url))
             try:
                 return live(lived)
@@ -235,18 +224,13 @@ def on_postgresql(postgres: PostgresServer) -> Story:
 
 @pytest.fixture(scope="module")
 def stories(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Story]]]:
-    with ThreadPoolExecutor(2) as threads:
-        both = {"sqlite": threads.submit(on_sqlite)}
-        if binaries() is not None:
-            both["postgresql"] = threads.submit(on_postgresql, request.getfixturevalue("postgres_server"))
+    with on_both(request, on) as both:
         yield both
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=ENGINES)
 def story(request: pytest.FixtureRequest, stories: dict[str, Future[Story]]) -> Story:
-    if request.param not in stories:
-        pytest.skip(NO_POSTGRESQL)
-    return stories[request.param].result()
+    return told(stories, request.param)
 
 
 pytestmark = pytest.mark.timeout(300)

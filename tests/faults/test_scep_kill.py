@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.faults.est_asks import let_leases_end
 from tests.faults.gated_signer import GatedSigner, through
 from tests.faults.scep_asks import FAILURE, KEYS, PENDING, SUCCESS, Ask, ScepAsking, with_asked
+from tests.faults.stories import ENGINES, on_both, told
 from tests.helpers.books import Books, until
-from tests.helpers.postgres import NO_POSTGRESQL, PostgresServer, binaries
 from tests.helpers.server import PATIENCE, Server
 from tests.helpers.wire import Reply
 
@@ -238,19 +238,13 @@ def on(url: str | None) -> Story:
 
 @pytest.fixture(scope="module")
 def stories(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Story]]]:
-    with ThreadPoolExecutor(2) as threads:
-        both = {"sqlite": threads.submit(on, None)}
-        if binaries() is not None:
-            postgres: PostgresServer = request.getfixturevalue("postgres_server")
-            both["postgresql"] = threads.submit(on, postgres.empty_database())
+    with on_both(request, on) as both:
         yield both
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=ENGINES)
 def story(request: pytest.FixtureRequest, stories: dict[str, Future[Story]]) -> Story:
-    if request.param not in stories:
-        pytest.skip(NO_POSTGRESQL)
-    return stories[request.param].result()
+    return told(stories, request.param)
 
 
 # ---------------------------------------------------------------------- what the client sees
