@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from est.auth import challenge, parse_authorization, parse_basic, parse_bearer
 from est.caller import Caller
 from est.digest import DigestAnswer, Nonces, StaleNonce, is_right, malformed, parse_digest, same_target
 from est.digest import challenges as digest_challenges
@@ -20,6 +19,7 @@ from est.endpoint import Authentication, EstEndpoint
 from est.exchange import Exchange
 from issuance.credentials import Credential
 from issuance.digests import DigestHashes
+from issuance.httpauth import challenge, parse_authorization, parse_basic, parse_bearer
 from issuance.lockout import FailureLimits
 from issuance.request import BasicPassword, BearerToken, DigestPassword
 from pki.clock import Clock

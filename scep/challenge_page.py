@@ -7,8 +7,6 @@ A GET makes something, which RFC 9110 §9.2.1 would not have; that is what those
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from weakref import WeakValueDictionary
 
 from aiohttp import web
 
+from issuance import httpauth
 from issuance.credentials import Credential
 from issuance.lockout import FailureLimits
 from issuance.scep_challenges import Made, Terms
@@ -157,22 +156,12 @@ def routes(pages: ChallengePages) -> list[web.RouteDef]:
 
 
 def parse_basic(headers: list[str]) -> tuple[str, str]:
-    """User name and password (RFC 7617 §2, UTF-8) of the one Authorization header.
-
-    Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong.
-    """
-    refusal = Rejection(Reason.UNAUTHENTICATED, "send user name and password in one Authorization header (RFC 7617)")
-    if len(headers) != 1:
-        raise refusal
-    scheme, _, token = headers[0].strip(" \t").partition(" ")
-    try:
-        text = base64.b64decode(token.strip(" \t").encode("ascii"), validate=True).decode("utf-8")
-    except (ValueError, binascii.Error):  # not ASCII, not base64, not UTF-8
-        raise refusal from None
-    user, colon, password = text.partition(":")
-    if scheme.lower() != "basic" or not colon or not text.isprintable():
-        raise refusal
-    return user, password
+    """User name and password of the one Authorization header. Raises Rejection(UNAUTHENTICATED)."""
+    sent = httpauth.parse_authorization(headers)
+    if sent.scheme != "basic":
+        raise Rejection(Reason.UNAUTHENTICATED, "send user name and password (RFC 7617); nothing else opens this page")
+    basic = httpauth.parse_basic(sent.rest)
+    return basic.user, basic.password
 
 
 def thumbprint(certificate: bytes) -> str:

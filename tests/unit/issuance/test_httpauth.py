@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from est.auth import Authorization, BasicCredentials, challenge, parse_authorization, parse_basic, parse_bearer
+from issuance.httpauth import Authorization, BasicCredentials, challenge, parse_authorization, parse_basic, parse_bearer
 from pki.reasons import Reason, Rejection
 
 

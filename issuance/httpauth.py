@@ -1,4 +1,4 @@
-"""HTTP Basic (RFC 7617) and bearer tokens (RFC 6750), as EST uses them over TLS (RFC 7030 §3.2.3). Pure."""
+"""HTTP Basic (RFC 7617) and bearer tokens (RFC 6750): for EST (RFC 7030 §3.2.3) and SCEP's challenge page, both over TLS. Pure."""
 
 from __future__ import annotations
 
