@@ -18,7 +18,8 @@ from certwright.config import Config, load
 from certwright.config_values import parse_duration
 from certwright.errors import Refused
 from certwright.failures import DONE
-from issuance.credentials import CredentialKind, Credentials, CredentialState, generate_secret
+from issuance.credentials import CredentialKind, Credentials, CredentialState
+from issuance.hashing import generate_secret
 from issuance.service import CertificateRecord, Issuance
 from pki.clock import Micros, SystemClock, after, rfc3339, to_datetime
 from pki.identifiers import DnsName, Identifier, IpAddress, shown

@@ -30,7 +30,7 @@ RENEWAL = "renewal"
 
 @dataclass(frozen=True, slots=True)
 class StaticChallenge:
-    """One that opens. `chosen` by a person: what Certwright makes itself is stored otherwise (issuance/credentials.py)."""
+    """One that opens. `chosen` by a person: what Certwright makes itself is stored otherwise (issuance/hashing.py)."""
 
     id: str
     endpoint: str

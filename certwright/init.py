@@ -30,7 +30,8 @@ from certwright.config import Config, load
 from certwright.errors import InitError
 from certwright.init_template import Template, render
 from certwright.yaml_positions import ConfigError
-from issuance.credentials import Credentials, generate_secret
+from issuance.credentials import Credentials
+from issuance.hashing import generate_secret
 from pki.clock import Clock, to_datetime
 from pki.identifiers import Identifier, parse_dns, parse_ip
 from pki.reasons import Rejection

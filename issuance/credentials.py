@@ -1,36 +1,30 @@
-"""API keys, EST users and SCEP challenges: made once, shown once, stored hashed, compared in constant time.
+"""API keys, users and tokens of EST, challenges and page users of SCEP: made once, shown once, stored hashed, compared in constant time.
 
-Law of this file: how long a check takes depends on what was presented, never on what is stored. A secret in the shape of
-ours (256 random bits) is compared by SHA-256; anything else runs scrypt once, for a stranger too. Every check reads the row,
-so a disabled, expired or changed credential ends at once, on every node; the cache only spares a repeated scrypt.
+Law of this file: every check reads the row, so a disabled, expired or changed credential ends at once, on every node. What is stored
+instead of a secret, and what a comparison costs, is in hashing.py: it never depends on whether there is such a row.
 
 A SCEP challenge comes without a name, so it is held against all those of its endpoint. They share one salt, and scrypt still runs
 once: whoever reads the table learns of two that are equal, and each guess of theirs is at all of them.
 
-Guessing at EST is counted and locked out (issuance/lockout.py). What else slows it is scrypt's price and the few that run at a
-time; only so many of each kind wait for their turn, and more than those are told to come again.
+Guessing at EST and at a challenge page is counted here, and locked out (lockout.py); guessing at a SCEP challenge by whoever asks
+about it, who has other ways to try besides.
 """
 
 from __future__ import annotations
 
-import asyncio
 import enum
-import hashlib
-import hmac
 import json
-import re
 import secrets
-from base64 import urlsafe_b64encode
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
+from issuance.hashing import API_KEY, EST_TOKEN, SCRYPT_QUEUE, Hashing, is_generated, new_token, sha256
 from issuance.lockout import LOCKS, NO_LIMITS, UNGUARDED, Attempt, FailureLimits, Lockouts, looked_up
 from issuance.names import CREDENTIAL_NAME, ENDPOINT, check_endpoint, prepared
 from issuance.sealed import SealedKind, forget_step
 from pki.clock import Clock, Micros
 from pki.identifiers import shown
-from pki.reasons import Reason, Rejection, Unavailable
+from pki.reasons import Reason, Rejection
 from storage.database import Conflict, Database, Row, Step
 
 # One row always. Disabled, expired and absent are one case, decided by the query: then all but the locks is NULL.
@@ -63,20 +57,7 @@ LIST_SQL = """
 SELECT id, kind, endpoint, roles, profile, created_at, expires_at, disabled_at FROM credential WHERE kind = $1 ORDER BY id
 """
 
-_API_KEY = re.compile(r"cw_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
-_EST_TOKEN = re.compile(r"cwe_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
-_GENERATED = re.compile(r"cws_[A-Za-z0-9_-]{43}")  # made by `generate_secret`
-_CURRENT = re.compile(r"scrypt:(\d+:\d+:\d+):([0-9a-f]+):[0-9a-f]+")
-_PASSWORD = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,1024}")
-
-_N, _R, _P = 2**14, 8, 1  # 16 MiB and some 40 ms a check
-_SALT = 16  # octets
-_SCRYPT_AT_A_TIME = 2  # 32 MiB at most, and the event loop keeps a core
-_SCRYPT_QUEUE = 100  # 2 seconds' worth
-_CACHED = 1024
 _NO_TOKEN = f"cwe_{'0' * 16}_{'A' * 43}"  # what has not the form of a token stands for: as cheap to check, and nobody's
-_NO_HASH = "sha256:" + "0" * 64
-_NO_SCRYPT = f"scrypt:{_N}:{_R}:{_P}:{'00' * _SALT}:{'00' * 32}"
 
 
 class CredentialKind(enum.Enum):
@@ -118,39 +99,6 @@ _REFUSALS = {
 }
 
 
-def generate_secret(*, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> str:
-    """A password or challenge of 256 random bits, recognisable as ours and therefore cheap to check."""
-    return f"cws_{_token(random_bytes)}"
-
-
-def _token(random_bytes: Callable[[int], bytes]) -> str:
-    return urlsafe_b64encode(random_bytes(32)).rstrip(b"=").decode("ascii")
-
-
-@dataclass(slots=True)
-class _Successes:
-    """Password checks that succeeded lately, each under an HMAC over the stored text and what was presented."""
-
-    key: bytes = field(repr=False)
-    _seen: OrderedDict[bytes, None] = field(default_factory=OrderedDict, repr=False)
-
-    def _entry(self, stored: str, presented: str) -> bytes:
-        message = stored.encode() + b"\0" + _octets(presented)  # a stored text holds no zero octet
-        return hmac.digest(self.key, message, "sha256")
-
-    def has(self, stored: str, presented: str) -> bool:
-        entry = self._entry(stored, presented)
-        if entry not in self._seen:
-            return False
-        self._seen.move_to_end(entry)
-        return True
-
-    def add(self, stored: str, presented: str) -> None:
-        self._seen[self._entry(stored, presented)] = None
-        if len(self._seen) > _CACHED:
-            self._seen.popitem(last=False)
-
-
 class Credentials:
     """`random_bytes` gives keys, salts and this process's cache key; `queue` is how many of a kind may be at scrypt or wait for it."""
 
@@ -160,22 +108,20 @@ class Credentials:
         database: Database,
         clock: Clock,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
-        queue: int = _SCRYPT_QUEUE,
+        queue: int = SCRYPT_QUEUE,
         lockouts: Lockouts | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
         self._random_bytes = random_bytes
         self._lockouts = lockouts or Lockouts(database=database, clock=clock)
-        self._successes = _Successes(random_bytes(32))
-        self._scrypt_slots = asyncio.Semaphore(_SCRYPT_AT_A_TIME)
-        self._places = dict.fromkeys(CredentialKind, queue)
+        self._hashing = Hashing(random_bytes=random_bytes, queue=queue)
 
     # ------------------------------------------------------------------ checks
 
     async def check_api_key(self, presented: str) -> Credential:
         """Raises Rejection(UNAUTHENTICATED), the same for every way to be wrong."""
-        match = _API_KEY.fullmatch(presented)
+        match = API_KEY.fullmatch(presented)
         if match is None:
             raise refusal(CredentialKind.API_KEY)
         return await self._check(CredentialKind.API_KEY, endpoint="", id_=match[1], presented=presented)
@@ -192,7 +138,7 @@ class Credentials:
         self, *, endpoint: str, token: str, address: str = "", limits: FailureLimits = NO_LIMITS
     ) -> Credential:
         """As `check_est_user`."""
-        match = _EST_TOKEN.fullmatch(token)
+        match = EST_TOKEN.fullmatch(token)
         id_ = "" if match is None else match[1]
         attempt = Attempt(CredentialKind.EST_TOKEN.value, endpoint, id_, address, limits)
         checked = self._guarded(CredentialKind.EST_TOKEN, attempt, id_, _NO_TOKEN if match is None else token)
@@ -203,7 +149,7 @@ class Credentials:
         kind = CredentialKind.SCEP_CHALLENGE
         place = endpoint if ENDPOINT.fullmatch(endpoint) else ""
         rows = await self._database.fetch(CHALLENGES_SQL, kind.value, place, self._clock.micros())
-        found = await self._which(kind, [str(row["secret"]) for row in rows], prepared(challenge))
+        found = await self._hashing.which(kind.value, [str(row["secret"]) for row in rows], prepared(challenge))
         if found is None:
             raise refusal(kind)
         return credential(rows[found])
@@ -217,7 +163,7 @@ class Credentials:
         return await self._lockouts.to_its_end(checked)
 
     async def _guarded(self, kind: CredentialKind, attempt: Attempt, id_: str, presented: str) -> Credential:
-        if _is_generated(presented):  # nobody guesses one of those, so nobody has to wait for their turn
+        if is_generated(presented):  # nobody guesses one of those, so nobody has to wait for their turn
             return await self._counted(kind, attempt, id_, presented)
         async with self._lockouts.turn(attempt):
             return await self._counted(kind, attempt, id_, presented)
@@ -237,39 +183,18 @@ class Credentials:
         now = self._clock.micros()
         place = (kind.value, id_, endpoint if id_ else "", now)
         row = await looked_up(self._database, CHECK_SQL, attempt, now, *place)
-        stored = None if row["id"] is None else str(row["secret"])
-        if not await self._matches(kind, stored, presented) or stored is None:
+        stored = () if row["id"] is None else (str(row["secret"]),)
+        if await self._hashing.which(kind.value, stored, presented) is None or not stored:
             raise refusal(kind)
         return credential(row)
-
-    async def _matches(self, kind: CredentialKind, stored: str | None, presented: str) -> bool:
-        return await self._which(kind, () if stored is None else (stored,), presented) is not None
-
-    async def _which(self, kind: CredentialKind, stored: Sequence[str], presented: str) -> int | None:
-        """The place of the first that it is. Every one is looked at."""
-        if _is_generated(presented):
-            return _first([_matches_sha256(each, presented) for each in stored or (_NO_HASH,)])
-        if (known := _first([self._successes.has(each, presented) for each in stored])) is not None:
-            return known
-        if self._places[kind] == 0:
-            raise Unavailable("password checks: too many at once", retry_after=2)
-        self._places[kind] -= 1
-        try:
-            async with self._scrypt_slots:
-                same = await asyncio.to_thread(_which_scrypt, stored, presented)
-        finally:
-            self._places[kind] += 1
-        if same is not None:
-            self._successes.add(stored[same], presented)
-        return same
 
     # ------------------------------------------------------------------ administration
 
     async def create_api_key(self, *, roles: Collection[str], profile: str, expires_at: Micros | None) -> str:
         """The key, for its owner to keep: only its hash stays here. `profile` is used where a request names none."""
         key_id = self._random_bytes(8).hex()
-        key = f"cw_{key_id}_{_token(self._random_bytes)}"
-        row = (key_id, CredentialKind.API_KEY.value, "", _sha256(key), _json(roles), profile, self._clock.micros(), expires_at)
+        key = f"cw_{key_id}_{new_token(self._random_bytes)}"
+        row = (key_id, CredentialKind.API_KEY.value, "", sha256(key), _json(roles), profile, self._clock.micros(), expires_at)
         await self._database.write(Step(INSERT_SQL, row))
         return key
 
@@ -277,8 +202,8 @@ class Credentials:
         """The bearer token of one endpoint, for its owner to keep: only its hash stays here. Raises Rejection(MALFORMED)."""
         check_endpoint(endpoint)
         token_id = self._random_bytes(8).hex()
-        token = f"cwe_{token_id}_{_token(self._random_bytes)}"
-        row = (token_id, CredentialKind.EST_TOKEN.value, endpoint, _sha256(token), _json(roles), profile)
+        token = f"cwe_{token_id}_{new_token(self._random_bytes)}"
+        row = (token_id, CredentialKind.EST_TOKEN.value, endpoint, sha256(token), _json(roles), profile)
         await self._database.write(Step(INSERT_SQL, (*row, self._clock.micros(), expires_at)))
         return token
 
@@ -344,30 +269,20 @@ class Credentials:
         profile: str,
         also: Sequence[Step] = (),
     ) -> None:
-        salt = await self._shared_salt(kind, endpoint, id_) if kind is CredentialKind.SCEP_CHALLENGE else None
-        stored = await self._stored(prepared(secret), salt or self._random_bytes(_SALT))
+        stored = await self._hashing.stored(prepared(secret), beside=await self._beside(kind, endpoint, id_))
         row = (id_, kind.value, endpoint, stored, _json(roles), profile, self._clock.micros())
         try:
             await self._database.write(Step(REPLACE_SQL, row), *also)
         except Conflict as error:
             raise Rejection(Reason.CONFLICT, f"{id_} is the id of another kind of credential; choose another name") from error
 
-    async def _shared_salt(self, kind: CredentialKind, endpoint: str, id_: str) -> bytes | None:
-        """That of the other challenges of the endpoint. Two that are set at the same moment may miss it: that costs a scrypt more."""
-        for row in await self._database.fetch(SALTS_SQL, kind.value, endpoint, id_):
-            current = _CURRENT.fullmatch(row["secret"])
-            if current is not None and current[1] == f"{_N}:{_R}:{_P}":
-                return bytes.fromhex(current[2])
-        return None
-
-    async def _stored(self, secret: str, salt: bytes) -> str:
-        if not _PASSWORD.fullmatch(secret):
-            raise Rejection(Reason.MALFORMED, "a password has 1 to 1024 characters, without control characters")
-        if _is_generated(secret):
-            return _sha256(secret)
-        async with self._scrypt_slots:
-            digest = await asyncio.to_thread(_scrypt, secret, salt, _N, _R, _P)
-        return f"scrypt:{_N}:{_R}:{_P}:{salt.hex()}:{digest.hex()}"
+    async def _beside(self, kind: CredentialKind, endpoint: str, id_: str) -> Sequence[str]:
+        """Whose salt it has: of the other challenges of the endpoint. Two that are set at the same moment may miss it: that costs a
+        scrypt more.
+        """
+        if kind is not CredentialKind.SCEP_CHALLENGE:
+            return ()
+        return [row["secret"] for row in await self._database.fetch(SALTS_SQL, kind.value, endpoint, id_)]
 
     async def disable(self, kind: CredentialKind, id: str) -> None:  # noqa: A002  # the column's name, as in `Credential.id`
         """From now on it opens nothing. Raises Rejection(NOT_FOUND) when there is none that is enabled."""
@@ -428,46 +343,3 @@ def credential(row: Row) -> Credential:
 
 def _json(roles: Collection[str]) -> str:
     return json.dumps(sorted(set(roles)))
-
-
-def _octets(presented: str) -> bytes:
-    return presented.encode("utf-8", "surrogatepass")  # total: what no stored secret can be is simply not equal
-
-
-def _is_generated(presented: str) -> bool:
-    return any(form.fullmatch(presented) is not None for form in (_API_KEY, _EST_TOKEN, _GENERATED))
-
-
-def _sha256(secret: str) -> str:
-    return f"sha256:{hashlib.sha256(_octets(secret)).hexdigest()}"
-
-
-def _matches_sha256(stored: str, presented: str) -> bool:
-    return hmac.compare_digest(stored.encode(), _sha256(presented).encode())
-
-
-def _scrypt(secret: str, salt: bytes, n: int, r: int, p: int) -> bytes:
-    return hashlib.scrypt(_octets(secret), salt=salt, n=n, r=r, p=p, maxmem=256 * r * n, dklen=32)
-
-
-def _which_scrypt(stored: Sequence[str], presented: str, *, compute: Callable[[str, str], bytes] | None = None) -> int | None:
-    """The place of the first that it is. One computation for each salt, and one where there is nothing to compare with."""
-    compute = compute or _scrypt_with
-    # A row of sha256 costs the same and fails: what is not of our shape is not one of our secrets.
-    salted = [text for text in stored if text.startswith("scrypt:")] or [_NO_SCRYPT]
-    computed = {terms: compute(terms, presented) for terms in {text.rpartition(":")[0] for text in salted}}
-    return _first([_is_digest(computed, text) for text in stored])
-
-
-def _scrypt_with(terms: str, presented: str) -> bytes:
-    _, n, r, p, salt = terms.split(":")
-    return _scrypt(presented, bytes.fromhex(salt), int(n), int(r), int(p))
-
-
-def _is_digest(computed: Mapping[str, bytes], text: str) -> bool:
-    terms, _, digest = text.rpartition(":")
-    return terms in computed and hmac.compare_digest(computed[terms], bytes.fromhex(digest))
-
-
-def _first(same: Sequence[bool]) -> int | None:
-    return same.index(True) if any(same) else None

@@ -68,7 +68,7 @@ FROM scep_challenge WHERE (created_at, id) < ($1, $2) AND ($3 = '' OR made_by = 
 """
 FORGET_SQL = "DELETE FROM scep_challenge WHERE id IN (SELECT id FROM scep_challenge WHERE expires_at <= $1 LIMIT 1000)"
 
-_FORM = re.compile(r"[0-9A-Fa-f]{32}")  # what clients of NDES know how to parse; people type it in either case
+FORM = re.compile(r"[0-9A-Fa-f]{32}")  # 128 bits, as clients of NDES parse them; people type it in either case
 _NEWEST = (Micros(2**62), "")
 _REFUSED = "refused:"
 
@@ -184,7 +184,7 @@ class ScepChallenges:
 
     async def find(self, *, endpoint: str, challenge: str) -> Found | None:
         """Who presents it knows it. None for what is unknown here, used, disabled, expired. Raises Unavailable."""
-        if not _FORM.fullmatch(challenge):
+        if not FORM.fullmatch(challenge):
             return None
         row = await self._database.fetch_one(FIND_SQL, _sha256(challenge.upper()), endpoint, self._clock.micros())
         return None if row is None else Found(row["id"], _terms(row))

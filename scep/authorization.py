@@ -13,8 +13,10 @@ from types import MappingProxyType
 from typing import Protocol
 
 from issuance.credentials import Credential
+from issuance.hashing import GENERATED
 from issuance.lockout import Attempt, Lockouts
 from issuance.request import Evidence, IssuedCertificate, ScepChallenge
+from issuance.scep_challenges import FORM as ONE_TIME_FORM
 from pki.csr import Csr
 from pki.reasons import Reason, Rejection
 from policy.principal import Principal, PrincipalKind
@@ -24,9 +26,7 @@ from storage.database import Step
 
 # The forms of those that have at least 128 random bits. Nobody has to be kept from guessing them, so they are looked for even where
 # others behind the same address are locked out.
-_UNGUESSABLE: Mapping[Way, re.Pattern[str]] = MappingProxyType(
-    {Way.ONE_TIME: re.compile("[0-9A-Fa-f]{32}"), Way.STATIC: re.compile("cws_[A-Za-z0-9_-]{43}")}
-)
+_UNGUESSABLE: Mapping[Way, re.Pattern[str]] = MappingProxyType({Way.ONE_TIME: ONE_TIME_FORM, Way.STATIC: GENERATED})
 
 # Nobody guesses what is this long, whatever it is for (signed tokens, Intune's): it does not wait until whoever else is asked has
 # answered for others of its address, for all devices of a company may have one.

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from issuance.credentials import Credential, CredentialKind, Credentials, generate_secret
+from issuance.credentials import Credential, CredentialKind, Credentials
+from issuance.hashing import generate_secret
 from pki.clock import Micros
 from pki.reasons import Reason, Rejection
 from storage.database import Database

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from issuance.credentials import Credential, CredentialKind, Credentials, generate_secret
+from issuance.credentials import Credential, CredentialKind, Credentials
 from issuance.digests import DigestHashes, Digests, hashes
+from issuance.hashing import generate_secret
 from issuance.lockout import Attempt, FailureLimits, Lockouts
 from issuance.sealed import SealedSecrets
 from pki.clock import Micros

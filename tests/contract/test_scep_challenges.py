@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from issuance import credentials as module
-from issuance.credentials import Credential, CredentialKind, Credentials, generate_secret, scep_challenge_id
+from issuance import hashing
+from issuance.credentials import Credential, CredentialKind, Credentials, scep_challenge_id
+from issuance.hashing import generate_secret
 from pki.reasons import Reason, Rejection
 from storage.database import Database
 from tests.helpers.clock import FakeClock
@@ -84,7 +85,7 @@ async def test_challenges_with_salts_of_their_own_go_on_to_open(credentials: Cre
     terms = {row["secret"].rpartition(":")[0] for row in await database.fetch(SECRETS_SQL) if row["id"] != "vpn"}
     assert terms == {first[0]["secret"].rpartition(":")[0]}
     stored = [row["secret"] for row in await database.fetch(SECRETS_SQL)]
-    assert module._which_scrypt(stored, "second") == stored.index(next(s for s in stored if s.rpartition(":")[0] not in terms))
+    assert hashing._which_scrypt(stored, "second") == stored.index(next(s for s in stored if s.rpartition(":")[0] not in terms))
     assert [await opens(credentials, one) for one in ("first", "more b", "more c")] == ["default:a", "default:b", "default:c"]
 
 

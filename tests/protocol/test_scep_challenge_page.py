@@ -19,7 +19,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from certwright.config import load
-from issuance.credentials import Credentials, generate_secret
+from issuance.credentials import Credentials
+from issuance.hashing import generate_secret
 from pki.clock import SystemClock
 from pki.reasons import Reason, Rejection
 from scep.challenge_page import MAX_UNUSED, parse_basic
