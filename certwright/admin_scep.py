@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -18,21 +17,16 @@ from certwright.config_values import parse_duration
 from certwright.errors import Refused
 from certwright.failures import DONE
 from issuance.credentials import CredentialKind, Credentials, scep_challenge_id
-from issuance.plan import names_wanted
-from issuance.scep_challenges import MAX_LIFETIME, ChallengeRecord, ScepChallenges, Terms
+from issuance.scep_challenges import ID, MAX_LIFETIME, ChallengeRecord, ScepChallenges, Terms, foreseen
 from pki.clock import Micros, SystemClock, rfc3339
 from pki.identifiers import parse_identifier, shown
 from pki.reasons import Reason, Rejection
-from pki.subject import common_name, parse_subject, subject_text
-from policy.engine import Deny, Wanted, decide
+from pki.subject import parse_subject, subject_text
 from policy.principal import COMMAND_LINE, Principal, PrincipalKind
 from scep.endpoint import Way
 from storage.database import Database
 
 T = TypeVar("T")
-
-_ONE_TIME = re.compile("[0-9a-f]{16}")
-
 
 # ---------------------------------------------------------------------- static ones
 
@@ -130,11 +124,9 @@ def _check_bound(terms: Terms, *, any_name: bool) -> None:
 def _foreseen(config: Config, terms: Terms) -> str | None:
     """Why policy would refuse the request that the challenge is made for, as far as it can be told. Raises Rejection."""
     profile = config.profiles.get(terms.profile or config.scep[terms.endpoint].profile)
-    identifiers = tuple(sorted(terms.names or (), key=lambda name: name.tag))
-    names = names_wanted(identifiers, None if terms.subject is None else common_name(terms.subject), profile)
     client = Principal(PrincipalKind.SCEP_CLIENT, "", terms.roles)
-    decision = decide(config.policies, client, Wanted(profile, names.to_grant, names.device))
-    return decision.rejection.detail if isinstance(decision, Deny) else None
+    why_not = foreseen(terms, client, profile=profile, policies=config.policies)
+    return None if why_not is None else why_not.detail
 
 
 # ---------------------------------------------------------------------- both
@@ -190,7 +182,7 @@ def _one_time_row(record: ChallengeRecord, now: Micros) -> dict[str, object]:
 
 def challenge_disable(config: Path | None, challenge_id: str) -> int:
     found = load(find_config(config))
-    if not (_ONE_TIME.fullmatch(challenge_id) and _disabled_one(found, challenge_id)):
+    if not (ID.fullmatch(challenge_id) and _disabled_one(found, challenge_id)):
         with_credentials(found, lambda those: those.disable(CredentialKind.SCEP_CHALLENGE, challenge_id))
     say(f"challenge {shown(challenge_id)} opens nothing any more")
     return DONE

@@ -18,12 +18,16 @@ import orjson
 
 from issuance import audit
 from issuance.names import check_endpoint
+from issuance.plan import names_wanted
 from pki.clock import Clock, Micros, after
 from pki.csr import Csr
 from pki.identifiers import Identifier, parse_identifier, shown
 from pki.reasons import Reason, Rejection
-from pki.subject import Subject, read_subject, subject_text
+from pki.subject import Subject, common_name, read_subject, subject_text
+from policy.engine import Deny, Wanted, decide
 from policy.principal import Principal, PrincipalKind
+from policy.profiles import Profile
+from policy.rules import Policy
 from storage.database import Conflict, Database, Row, Step
 
 MAX_LIFETIME = timedelta(days=30)
@@ -68,6 +72,7 @@ FROM scep_challenge WHERE (created_at, id) < ($1, $2) AND ($3 = '' OR made_by = 
 """
 FORGET_SQL = "DELETE FROM scep_challenge WHERE id IN (SELECT id FROM scep_challenge WHERE expires_at <= $1 LIMIT 1000)"
 
+ID = re.compile("[0-9a-f]{16}")
 FORM = re.compile(r"[0-9A-Fa-f]{32}")  # 128 bits, as clients of NDES parse them; people type it in either case
 _NEWEST = (Micros(2**62), "")
 _REFUSED = "refused:"
@@ -250,6 +255,16 @@ class ScepChallenges:
         return audit.record(
             event, record_id=record_id, at=at, principal=principal, subject=f"scep-challenge:{id_[:64]}", detail=detail
         )
+
+
+def foreseen(terms: Terms, client: Principal, *, profile: Profile, policies: Sequence[Policy]) -> Rejection | None:
+    """Why policy would not grant to `client` the request that a challenge is made for, as far as it can be told; None where it would,
+    at once or after an approval. Raises Rejection for names that nobody gets.
+    """
+    identifiers = tuple(sorted(terms.names or (), key=lambda name: name.tag))
+    names = names_wanted(identifiers, None if terms.subject is None else common_name(terms.subject), profile)
+    decision = decide(policies, client, Wanted(profile, names.to_grant, names.device))
+    return decision.rejection if isinstance(decision, Deny) else None
 
 
 def client_id(challenge_id: str) -> str:

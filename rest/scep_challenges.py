@@ -6,7 +6,6 @@ policy is asked when it is made, and again when it is used; and there is none wi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,20 +14,16 @@ from typing import Protocol
 from aiohttp import web
 
 from issuance.credentials import Credential
-from issuance.plan import names_wanted
-from issuance.scep_challenges import ChallengeRecord, Made, Terms
+from issuance.scep_challenges import ID, ChallengeRecord, Made, Terms, foreseen
 from pki.clock import Clock, Micros, rfc3339
 from pki.identifiers import parse_identifier, shown
 from pki.reasons import Reason, Rejection
-from pki.subject import common_name, parse_subject, subject_text
-from policy.engine import Deny, Wanted, decide
+from pki.subject import parse_subject, subject_text
 from policy.principal import Principal
 from policy.profiles import Profiles
 from policy.rules import Policy
 from rest import messages
 from rest.http import Handler, json_answer, owner, read_body
-
-_ID = re.compile("[0-9a-f]{16}")
 
 Authenticate = Callable[[web.Request], Awaitable[tuple[Credential, Principal]]]
 
@@ -122,7 +117,7 @@ class ChallengeDesk:
         _, principal = await self._authenticate(request)
         messages.read_query(list(request.query.items()), known=frozenset())
         challenge_id = request.match_info["id"]
-        if not _ID.fullmatch(challenge_id):
+        if not ID.fullmatch(challenge_id):
             raise Rejection(Reason.NOT_FOUND, "there is no challenge with this id, or it is not yours to see")
         await self._challenges.disable(challenge_id, by=principal, made_by=owner(principal) or "")
         return web.Response(status=204)
@@ -130,11 +125,8 @@ class ChallengeDesk:
     def _check_granted(self, terms: Terms, maker: Principal, making: Making) -> None:
         """Would the maker get this certificate, at once or after an approval? Raises Rejection."""
         profile = self._grants.profiles.get(terms.profile or making.profile)
-        identifiers = tuple(sorted(terms.names or (), key=lambda name: name.tag))
-        names = names_wanted(identifiers, None if terms.subject is None else common_name(terms.subject), profile)
-        decision = decide(self._grants.policies, maker, Wanted(profile, names.to_grant, names.device))
-        if isinstance(decision, Deny):
-            raise decision.rejection
+        if (why_not := foreseen(terms, maker, profile=profile, policies=self._grants.policies)) is not None:
+            raise why_not
 
 
 def _terms(wanted: messages.ChallengeBody, maker: Principal) -> Terms:
