@@ -87,10 +87,12 @@ class Approvals:
     ) -> Approval | Pending | Issued | None:
         """None: nobody has to agree. An `Approval`: go on. Else the answer. Raises Rejection (denied, or too many wait), Unavailable.
 
-        Nothing is read for a request that needs no approval.
+        Nothing is read for a request that needs no approval, unless it rests on one that may have.
         """
         policy = _asking(decision, request)
         if policy is None:
+            if request.heeds_denial:
+                await self._check_not_denied(approval_digest(request, names, profile))
             return None
         if request.channel is Channel.ACME:
             refuse_to_wait(policy)
@@ -201,6 +203,11 @@ class Approvals:
             await self._end(found, now)
             return None
         return Issued(record.certificate)
+
+    async def _check_not_denied(self, digest: str) -> None:
+        found = await self._live(digest)
+        if found is not None and found.state is State.DENIED and not found.is_over(self._clock.micros()):
+            raise _denied(found)
 
     async def _live(self, digest: str) -> ApprovalRequest | None:
         return _one(await self._database.fetch_one(requests.LIVE_SQL, digest))

@@ -175,6 +175,7 @@ class IssuanceRequest:
     origin: Origin | None = None
     caa: bool = False  # the endpoint wants CAA checked, whether or not the profile does
     require_approval: bool = False  # the endpoint wants one, whatever policy says
+    heeds_denial: bool = False  # an earlier one's, where nobody has to agree any more: it rests on what was asked then
     asked_with: Csr | None = None  # the client's own request, where `csr` is ours because the server makes the key
     account_url: str = ""  # of an ACME account: what CAA's accounturi has to name (RFC 8657 §3)
     charges: tuple[Charge, ...] = ()  # what the endpoint admits, taken with the intent: all of it, or no certificate

@@ -95,7 +95,7 @@ class Enrolments:
         if found is None:
             raise Refusal(FailInfo.BAD_CERT_ID, "no request of this transactionID and key waits here; send it again")
         asked = Asked(endpoint, place, found.request.csr, source_address)
-        request = await self._admitted(found.request, endpoint)
+        request = replace(await self._admitted(found.request, endpoint), heeds_denial=True)
         if not await self._stands(found, endpoint):
             request = replace(request, require_approval=True)
         return await self._settled(asked, found.way, request)
@@ -112,7 +112,7 @@ class Enrolments:
         return True
 
     async def _submit(self, asked: Asked, authorization: Authorization, *, again: bool = False) -> Outcome:
-        request = await self._admitted(_request(asked, authorization), asked.endpoint)
+        request = replace(await self._admitted(_request(asked, authorization), asked.endpoint), heeds_denial=again)
         if authorization.way in OPEN_ONCE and not again:
             try:
                 await self._transactions.remember(asked.place, authorization.way, request, *authorization.once)

@@ -343,6 +343,24 @@ async def test_what_opens_once_does_not_open_again_for_the_certificate_that_it_m
     assert await once.certificates() == 1
 
 
+async def test_a_denial_stands_also_once_nobody_has_to_agree_any_more(once: ScepSite, clock: FakeClock) -> None:
+    """For polls, and for what opens once; its challenge may have been taken back since: it was denied to keep it out."""
+    for way, again in ((Way.STATIC, ()), (Way.ONE_TIME, (0,))):
+        endpoint = once.endpoint(challenges=(way,), require_approval=True)
+        request = pkcs_req(once.ca, key=rsa_key(way.value))
+        waits(await once.ask(request, endpoint))
+        await once.decide(Verdict.DENY, "no such device")
+        once.challenges.right.clear()
+        easy = replace(endpoint, require_approval=False)
+        for message in (poll(once.ca, request), *(request for _ in again)):
+            answer = await once.ask(message, easy)
+            assert (answer.status, answer.fail_info) == (REFUSED, BAD_REQUEST), way
+            assert "no such device" in (answer.text or "")
+    clock.advance(REMEMBERED + timedelta(seconds=1))
+    assert (await once.ask(poll(once.ca, request), easy)).status == REFUSED
+    assert await once.certificates() == 0
+
+
 class NoWay:
     async def authorize(self, _asked: Asked) -> Authorization | None:
         return None
