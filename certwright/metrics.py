@@ -71,7 +71,7 @@ class Metrics:
         )
         self.scep_legacy = Counter(
             "certwright_scep_legacy",
-            "SCEP messages that were accepted with an algorithm of the endpoint's `legacy`: an old device, or a downgrade on the way.",
+            "SCEP messages with an algorithm of the endpoint's `legacy`: an old device, or a downgrade on the way.",
             ["endpoint", "algorithm"],
             registry=registry,
         )
