@@ -326,7 +326,7 @@ def test_rest_knows_no_certificate_by_a_strange_serial(site: Site, serial: str) 
 
 
 @pytest.mark.parametrize("door", [Door.SCEP_POST, Door.SCEP_GET])
-def test_scep_message_types_0_to_99_do_nothing_but_19(site: Site, door: Door, tmp_path: Path) -> None:
+def test_of_scep_message_types_0_to_99_only_19_enrols_with_a_challenge(site: Site, door: Door, tmp_path: Path) -> None:
     """Valid CMS by an honest client with the right challenge, and any type: an unknown one must never enrol (CVE-2026-30836)."""
     challenge = site.doors.secrets.challenge
     for number in range(100):

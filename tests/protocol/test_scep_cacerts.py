@@ -103,7 +103,7 @@ def to_encrypt_to(shown: list[x509.Certificate]) -> x509.Certificate:
 ENROLLING = ["default", "own", "own-chain", "curve", "edwards", "split", "hsm"]
 
 
-def test_who_is_shown_and_in_which_form(site: Site) -> None:
+def test_each_endpoint_shows_its_own_in_the_form_of_their_number(site: Site) -> None:
     """§4.2.1.1: the CA alone is a certificate as it is; §4.2.1.2: with anybody else, a certs-only message."""
     assert site.get("own", "GetCACert")[1] == SINGLE
     shown = {endpoint: set(site.shown(endpoint)) for endpoint in ENROLLING}

@@ -446,7 +446,7 @@ def test_no_secret_no_body_and_no_query_is_in_the_log(site: Site) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
-def test_user_and_password_of_basic(scheme: str) -> None:
+def test_user_and_password_are_read_in_any_spelling_of_basic(scheme: str) -> None:
     token = base64.b64encode("Jörg:a:b".encode()).decode()
     assert parse_basic([f"{scheme} {token}"]) == ("Jörg", "a:b")
 

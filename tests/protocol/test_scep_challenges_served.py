@@ -94,7 +94,7 @@ def test_another_request_burns_it(scep: ServedScep) -> None:
     assert state(scep) == "burnt"
 
 
-def test_a_disabled_one_opens_nothing(scep: ServedScep) -> None:
+def test_a_disabled_challenge_opens_nothing(scep: ServedScep) -> None:
     challenge = created(scep, "--any-name")
     made = next(row for row in orjson.loads(cli(scep, "list", "-o", "json")) if row["kind"] == "one-time")
     assert (made["state"], made["for"]) == ("open", "any request")

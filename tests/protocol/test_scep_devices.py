@@ -128,7 +128,7 @@ async def test_sscep_compares_capabilities_and_mime_types_letter_by_letter(site:
     assert parse_answer(reply.body).status == "0"
 
 
-async def test_sscep_by_get_in_lines_of_64(site: Site) -> None:
+async def test_sscep_enrols_by_get_in_lines_of_64(site: Site) -> None:
     message = pkcs_req(site.ca)
     reply = await site.raw_reply(
         f"GET /scep/default?operation=PKIOperation&message={wrapped(message.encode())} HTTP/1.0\r\n\r\n".encode()

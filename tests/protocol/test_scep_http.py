@@ -141,7 +141,7 @@ async def test_other_methods_are_a_405(site: Site, method: str) -> None:
         ("GET http://ca.test:80/scep?operation=GetCACaps HTTP/1.0\r\n\r\n", b"HTTP/1.0 200 OK"),  # as if to a proxy
     ],
 )
-async def test_http_1_0_and_any_host(site: Site, start: str, first_line: bytes) -> None:
+async def test_http_1_0_is_answered_for_any_host(site: Site, start: str, first_line: bytes) -> None:
     answer = await site.raw(start.encode())
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.split(b"\r\n")[0] == first_line
@@ -165,7 +165,7 @@ async def test_a_query_may_be_in_any_order_and_have_more_in_it(site: Site) -> No
 
 
 @pytest.mark.parametrize("content_type", ["", "application/octet-stream", "application/x-pki-message", "text/html; charset=x"])
-async def test_post_with_any_content_type(site: Site, content_type: str) -> None:
+async def test_a_post_enrols_whatever_its_content_type(site: Site, content_type: str) -> None:
     status, found, body = await site.post(
         pkcs_req(site.ca).encode(), **({"Content-Type": content_type} if content_type else {})
     )
@@ -173,7 +173,7 @@ async def test_post_with_any_content_type(site: Site, content_type: str) -> None
     assert parse_answer(body).status == "0"
 
 
-async def test_post_in_chunks(site: Site) -> None:
+async def test_a_post_in_chunks_enrols(site: Site) -> None:
     data = pkcs_req(site.ca).encode()
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -198,7 +198,7 @@ async def test_post_with_its_message_in_the_query_alone_is_an_empty_body(site: S
     assert (status, body) == (400, b"the body is empty; a PKIOperation by POST carries the message there\n")
 
 
-async def test_get_with_a_bare_plus(site: Site) -> None:
+async def test_a_get_with_a_bare_plus_enrols(site: Site) -> None:
     """macOS sends `+` and `/` as they are; a parser of forms would make a space of the first."""
     text = base64.b64encode(pkcs_req(site.ca).encode()).decode()
     assert "+" in text
@@ -210,7 +210,7 @@ async def test_get_with_a_bare_plus(site: Site) -> None:
     assert parse_answer(body).status == "0"
 
 
-async def test_get_over_http_1_0_with_a_long_line(site: Site) -> None:
+async def test_a_get_over_http_1_0_with_a_long_line_enrols(site: Site) -> None:
     """Cisco: GET, HTTP/1.0. An RSA-4096 message makes a line of more than 8190 octets."""
     device = rsa_key("big device", 4096)
     sans = [f"device-{number}.example.com" for number in range(100)]

@@ -327,6 +327,7 @@ async def test_requests_carry_no_cookies_and_ask_for_no_compression(tmp_path: Pa
         for _ in range(2):
             await client.send(HttpRequest("POST", server.url, {"Content-Type": "application/json"}, b"{}"))
         await client.close()
+    assert len(server.heard) == 2
     for heard in server.heard:
         assert "cookie" not in heard.headers
         assert (heard.headers["accept-encoding"], heard.headers["user-agent"]) == ("identity", "certwright")

@@ -90,7 +90,9 @@ async def test_a_challenge_that_a_person_chose_is_told_from_a_generated_one(data
     assert found == {"default": (False, ""), "default:old": (True, "old")}
 
 
-def test_check_says_it(made: Path, tmp_path: Path, clock: FakeClock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_warns_of_the_endpoint_that_has_no_challenge(
+    made: Path, tmp_path: Path, clock: FakeClock, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "certwright"
     shutil.copytree(made, folder)
     file = folder / "certwright.yaml"

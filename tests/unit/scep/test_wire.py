@@ -33,7 +33,7 @@ BASE64 = base64.b64encode(MESSAGE).decode()
         ("Routers", None),
     ],
 )
-def test_paths_and_their_endpoints(path: str, endpoint: str | None) -> None:
+def test_a_path_is_of_the_endpoint_that_it_names(path: str, endpoint: str | None) -> None:
     assert endpoint_of(path, NAMES) == endpoint
 
 
@@ -59,7 +59,7 @@ def test_no_query_is_a_bug() -> None:
 
 
 @given(st.text(max_size=100))
-def test_any_query_is_parameters(raw: str) -> None:
+def test_any_query_is_read_without_an_error(raw: str) -> None:
     assert all(isinstance(value, bytes) for value in parse_query(raw).values())
 
 
