@@ -162,7 +162,7 @@ class IssuerReader:
                 # Without a profile it issues nothing any more, and signs its CRLs and OCSP answers.
                 max_validity=max((profile.max_validity + profile.backdate for profile in own), default=timedelta(seconds=1)),
                 extended_key_usages=frozenset(usage for profile in own for usage in profile.extended_key_usage),
-                messages=any(self._speaks_scep(profile) for profile in own),
+                messages=any(endpoint.use_ca_key for endpoint in self._endpoints(own)),
                 announcements=frozenset(
                     certificates_only(following(issuers[name], authorities, endpoint.next_registration_authority))
                     for endpoint in self._endpoints(own)
@@ -175,10 +175,6 @@ class IssuerReader:
             source = self._source(("registration_authorities", name, "key"), authority.key)
             keys.append(KeyConfig(name=_ra_key(name), use=KeyUse.RA, source=source, envelope=None))
         return tuple(keys)
-
-    def _speaks_scep(self, profile: Profile) -> bool:
-        """Whether the CA's own key signs and decrypts for an endpoint with this profile."""
-        return any(endpoint.use_ca_key for endpoint in self._endpoints([profile]))
 
     def _endpoints(self, profiles: list[Profile]) -> list[config_schema_scep.ScepEndpoint]:
         """Those of SCEP with one of these profiles."""

@@ -1,4 +1,5 @@
-"""Who may have what they ask for. Nothing is enrolled without an `Authorization`, and only this room, those of the other ways and holders.py make one.
+"""Who may have what they ask for. Nothing is enrolled without an `Authorization`: only this room, those of the other ways and holders.py
+make one, and enrolment.py gives back the one that transactions.py remembers.
 
 The ways of an endpoint are asked one after the other; each says yes, or that the challenge is none of its own. What nobody takes is
 one refusal with one text, and a failed attempt of its address.
