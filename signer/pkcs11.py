@@ -13,16 +13,16 @@ import contextlib
 import ctypes
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, assert_never
 
 import pkcs11
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
+from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 from pkcs11.exceptions import (
     MultipleObjectsReturned,
     MultipleTokensReturned,
@@ -37,12 +37,13 @@ from pkcs11.exceptions import (
 
 from pki.certificate import PublicKey, signature_algorithm, verify_signature
 from pki.cms.transport import KeyTransport
-from pki.cms.types import Digest
 from pki.reasons import Unavailable
 from signer.api import SignerRefused, TransportUnavailable
 from signer.backend import REJECTION_LABEL, rejection_secret, substitute
 from signer.configuration import ConfigurationError
+from signer.pkcs11rsa import Modulus, Unpads, decrypt_padded, decrypt_raw
 from signer.secretfile import read_phrase
+from signer.unpadding import unpad
 
 T = TypeVar("T")
 
@@ -57,13 +58,6 @@ _DIGEST_INFO = {
     "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
     "sha384": bytes.fromhex("3041300d060960864801650304020205000430"),
     "sha512": bytes.fromhex("3051300d060960864801650304020305000440"),
-}
-
-_OAEP_DIGESTS = {
-    Digest.SHA1: (Mechanism.SHA_1, MGF.SHA1),
-    Digest.SHA256: (Mechanism.SHA256, MGF.SHA256),
-    Digest.SHA384: (Mechanism.SHA384, MGF.SHA384),
-    Digest.SHA512: (Mechanism.SHA512, MGF.SHA512),
 }
 
 
@@ -165,6 +159,9 @@ class Token:
     def away(self) -> str | None:
         """Why the token cannot be used now, or None."""
         return self._away
+
+    def tell(self, event: str, **fields: object) -> None:
+        self._log(event, token=self._label, **fields)
 
     async def open(self) -> None:
         """Raises ConfigurationError for what waiting does not mend. A token that is away is waited for in the background."""
@@ -286,7 +283,8 @@ class Pkcs11Backend:
         self._key: pkcs11.PrivateKey | None = None
         self._is_rsa = False
         self._secret = b""
-        self._transports: set[KeyTransport] = set()  # that the token has been seen to do
+        self._modulus = Modulus.of(0)
+        self._transports: dict[KeyTransport, Unpads] = {}  # that were seen to be done
         token.add(self)
 
     def __repr__(self) -> str:
@@ -335,8 +333,9 @@ class Pkcs11Backend:
         self._accept(public_key)
         if isinstance(public_key, rsa.RSAPublicKey):
             self._secret = rejection_secret(self._sign(REJECTION_LABEL, "sha256"))
+            self._modulus = Modulus.of(public_key.public_numbers().n)
         self._public_key = public_key
-        self._transports = set()
+        self._transports = {}
 
     def _prove(self, public_key: PublicKey) -> None:
         algorithm = signature_algorithm(public_key)
@@ -366,33 +365,60 @@ class Pkcs11Backend:
         key = self._handle()
         if not isinstance(key, pkcs11.DecryptMixin):
             raise SignerRefused(f"the token does not let the key {self._label!r} decrypt (CKA_DECRYPT)")
-        self._check_transport(key, transport)
+        unpads = self._who_unpads(key, transport)
         otherwise = substitute(self._secret, ciphertext, length, transport)
-        try:
-            plain = _decrypted(key, ciphertext, transport)
-        except PKCS11Error:
-            plain = b""
-        # Bad padding and a lost token can be the same error code (SoftHSM: CKR_GENERAL_ERROR for both). The handle tells them
-        # apart, and it is looked at whatever came out, so that a good ciphertext takes no other way than a bad one.
-        self._touch()
-        return plain if len(plain) == length else otherwise
+        if not self._modulus.takes(ciphertext):
+            return otherwise
+        return self._opened(key, ciphertext, length, transport, unpads=unpads, otherwise=otherwise)
 
-    def _check_transport(self, key: pkcs11.DecryptMixin, transport: KeyTransport) -> None:
+    def _opened(
+        self,
+        key: pkcs11.DecryptMixin,
+        ciphertext: bytes,
+        length: int,
+        transport: KeyTransport,
+        *,
+        unpads: Unpads,
+        otherwise: bytes,
+    ) -> bytes:
+        """Raises PKCS11Error, which never depends on the padding."""
+        match unpads:
+            case Unpads.WE:
+                block = decrypt_raw(key, ciphertext, self._modulus)
+                return unpad(block, length=length, transport=transport, otherwise=otherwise)
+            case Unpads.THE_TOKEN:
+                try:
+                    plain = decrypt_padded(key, ciphertext, transport)
+                except PKCS11Error:
+                    plain = b""
+                # Bad padding and a lost token can be the same error code (SoftHSM: CKR_GENERAL_ERROR for both). The handle tells
+                # them apart, and it is looked at whatever came out, so that a good ciphertext takes no other way than a bad one.
+                self._touch()
+                return plain if len(plain) == length else otherwise
+            case _:
+                assert_never(unpads)
+
+    def _who_unpads(self, key: pkcs11.DecryptMixin, transport: KeyTransport) -> Unpads:
         """Raises TransportUnavailable. Tried with a ciphertext of ours: the answer must not depend on anybody else's.
 
-        Tokens have no common error for it, so every one counts while the handle is alive; and it is tried again the next time, for it
-        may have been another reason.
+        Tokens have no common error for what they do not do, so every one counts while the handle is alive; and it is tried again the next
+        time, for it may have been another reason.
         """
-        if transport in self._transports:
-            return
+        known = self._transports.get(transport)
+        if known is not None:
+            return known
         public_key = self._public_key
         if not isinstance(public_key, rsa.RSAPublicKey):
             raise SignerRefused("only RSA keys decrypt")
-        with contextlib.suppress(PKCS11Error, ValueError):  # ValueError: the modulus has no room for this digest
-            ours = _PROBE[:8]
-            if _decrypted(key, public_key.encrypt(ours, transport.padding), transport) == ours:
-                self._transports.add(transport)
-                return
+        ours = _PROBE[:8]
+        for unpads in Unpads:
+            with contextlib.suppress(PKCS11Error, ValueError):  # ValueError: the modulus has no room for this digest
+                ciphertext = public_key.encrypt(ours, transport.padding)
+                if self._opened(key, ciphertext, len(ours), transport, unpads=unpads, otherwise=bytes(len(ours))) == ours:
+                    if unpads is Unpads.THE_TOKEN:
+                        self._token.tell("token-unpads", key=self._label, transport=transport.value)
+                    self._transports[transport] = unpads
+                    return unpads
         self._touch()
         instead = "RSAES-PKCS1-v1_5, or RSAES-OAEP with SHA-1" if transport.oaep else "RSAES-OAEP"
         raise TransportUnavailable(
@@ -438,18 +464,6 @@ def _rsa_public_key(key: pkcs11.PrivateKey, label: str) -> PublicKey:
         raise ConfigurationError(f"the key {label!r} is no RSA key, and RA keys must be (RFC 8894 §2.1.2)")
     modulus, exponent = key[Attribute.MODULUS], key[Attribute.PUBLIC_EXPONENT]
     return rsa.RSAPublicNumbers(int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big")).public_key()
-
-
-def _decrypted(key: pkcs11.DecryptMixin, ciphertext: bytes, transport: KeyTransport) -> bytes:
-    if transport.oaep is None:
-        return _octets(key.decrypt(ciphertext, mechanism=Mechanism.RSA_PKCS))
-    digest, mask = transport.oaep
-    parameters = (_OAEP_DIGESTS[digest][0], _OAEP_DIGESTS[mask][1], None)
-    return _octets(key.decrypt(ciphertext, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=parameters))
-
-
-def _octets(output: bytes | Iterator[bytes]) -> bytes:
-    return output if isinstance(output, bytes) else b"".join(output)
 
 
 def _text(error: Exception) -> str:

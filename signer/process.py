@@ -46,7 +46,7 @@ _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _MOST_AT_ONCE = 256  # requests of one connection; more wait in its socket
 _DRAIN = 5.0  # seconds that requests under way have at the end
 _EX_CONFIG = 78
-_ORDINARY = frozenset({"ready", "ended", "token-back"})
+_ORDINARY = frozenset({"ready", "ended", "token-back", "token-unpads"})
 
 
 def log(event: str, **fields: object) -> None:
