@@ -9,7 +9,7 @@ import base64
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,17 @@ from tests.helpers.exposed import Site, opened, unharmed
 from tests.helpers.front_doors import Door, Doors, refusal
 from tests.helpers.keygen import spki_of
 from tests.helpers.scep import Message, children, enveloped, explicit, integer, octets, oid, retag, seq, set_of
+from tests.helpers.scep_parts import (
+    certificate_of,
+    enveloped_info,
+    enveloped_of,
+    nested,
+    rsa_spki,
+    signed_of,
+    signed_parts,
+    spki,
+    with_signer,
+)
 from tests.helpers.server import run
 from tests.helpers.wanted import Wanted, ec_key, rsa_key
 from tests.helpers.wire import Reply
@@ -31,7 +42,7 @@ LIMIT = 256 * 1024
 BAD_ALG, BAD_MESSAGE_CHECK, BAD_REQUEST = "0", "1", "2"
 UNREADABLE = "the encrypted content cannot be read"
 AUTHENTICATED_DATA, PKI_DATA = "1.2.840.113549.1.9.16.1.2", "1.3.6.1.5.5.7.12.2"
-RSA, EC, DSA, X25519 = "1.2.840.113549.1.1.1", "1.2.840.10045.2.1", "1.2.840.10040.4.1", "1.3.101.110"
+EC, DSA, X25519 = "1.2.840.10045.2.1", "1.2.840.10040.4.1", "1.3.101.110"
 
 
 @pytest.fixture(scope="module")
@@ -65,29 +76,6 @@ def refused(reply: Reply, what: str) -> tuple[str, str]:
 
 
 # ---------------------------------------------------------------------- taken apart and put together
-
-
-def signed_parts(message: bytes) -> list[bytes]:
-    """version, digestAlgorithms, encapContentInfo, certificates, signerInfos."""
-    return children(scep.asn1_content(message))
-
-
-def signed_of(parts: Sequence[bytes], *, kind: str = scep.SIGNED_DATA) -> bytes:
-    return seq(oid(kind), explicit(seq(*parts)))
-
-
-def with_signer(message: bytes, change: Callable[[list[bytes]], list[bytes]]) -> bytes:
-    """The message with another SignerInfo; its fields are version, sid, digest, [0] attributes, algorithm, signature."""
-    *before, infos = signed_parts(message)
-    [info] = children(infos)
-    return signed_of([*before, set_of(seq(*change(children(info))))])
-
-
-def enveloped_of(content: bytes, *, version: bytes | None = None, infos: bytes | None = None, **more: Sequence[bytes]) -> bytes:
-    """An EnvelopedData with other parts: `before` the RecipientInfos, `after` the encrypted content."""
-    own, recipients, encrypted = children(scep.asn1_content(content))
-    parts = [version or own, *more.get("before", ()), infos or recipients, encrypted, *more.get("after", ())]
-    return seq(oid(scep.ENVELOPED_DATA), explicit(seq(*parts)))
 
 
 def with_content(doors: Doors, content: bytes) -> bytes:
@@ -158,11 +146,6 @@ def test_recipients_that_nobody_meant_open_nothing(doors: Doors) -> None:
     ):
         found = refused(doors.pki_operation(with_content(doors, content)), what)
         assert any(part in found[1] for part in text.split("|")), (what, found)
-
-
-def enveloped_info(recipient: x509.Certificate) -> bytes:
-    [info] = children(children(scep.asn1_content(enveloped(b"x", recipient)))[1])
-    return info
 
 
 def test_what_an_envelope_says_of_itself_changes_nothing(whole_site: Site, tmp_path: Path) -> None:
@@ -279,22 +262,6 @@ def test_a_message_that_two_could_read_in_two_ways_is_refused(doors: Doors) -> N
         assert any(part in found[1] for part in text.split("|")), (what, found)
 
 
-def spki(algorithm: bytes, key: bytes) -> bytes:
-    return seq(algorithm, b"\x03" + octets(b"\0" + key)[1:])
-
-
-def rsa_spki(modulus: int, exponent: int) -> bytes:
-    return spki(seq(oid(RSA), scep.NULL), seq(integer(modulus), integer(exponent)))
-
-
-def certificate_of(key: bytes, *, issuer: bytes | None = None, serial: int = 7) -> bytes:
-    """A certificate of any key; its signature is none, and nobody looks at that."""
-    name, algorithm = scep.name("device").public_bytes(), seq(oid("1.2.840.113549.1.1.11"), scep.NULL)
-    validity = seq(retag(0x17, octets(b"260101000000Z")), retag(0x17, octets(b"360101000000Z")))
-    tbs = seq(explicit(integer(2)), integer(serial), algorithm, issuer or name, validity, name, key)
-    return seq(tbs, algorithm, b"\x03" + octets(bytes(257))[1:])
-
-
 def by_certificate(doors: Doors, key: bytes, signature: bytes = b"", *, serial: int = 7) -> bytes:
     """A message whose signer has this key; its signature, unless given, is somebody else's."""
     message = honest(doors)
@@ -392,13 +359,6 @@ def test_what_has_no_end_or_too_many_parts_is_refused_before_it_costs_anything(s
         assert refused(reply, what)[0] in {"", BAD_REQUEST}, what
         assert reply.status in {400, 413, 200}, what
         assert len(reply.body) < 4_000, what
-
-
-def nested(levels: int) -> bytes:
-    inside = b""
-    for _ in range(levels):
-        inside = scep.seq(inside) if len(inside) < 60_000 else b"\x30\x80" + inside + b"\0\0"
-    return inside
 
 
 # ---------------------------------------------------------------------- what is said and written
