@@ -92,7 +92,7 @@ class IssuerReader:
 
     def _check_chain(self, place: Place, certificates: list[x509.Certificate]) -> None:
         for below, above in itertools.pairwise(certificates):
-            if not _issued(above, below):
+            if not issued(above, below):
                 said = f"{above.subject.rfc4514_string()!r} did not issue {below.subject.rfc4514_string()!r}; list the next issuer first"
                 self._document.note(place, said)
 
@@ -123,7 +123,7 @@ class IssuerReader:
                 said = f"{one.subject.rfc4514_string()!r} is no CA (basic constraints CA:TRUE, and keyCertSign)"
                 self._document.note(at, said)
         known, left = list(chain), found
-        while fitting := [(at, one) for at, one in left if any(_issued(one, it) or _issued(it, one) for it in known)]:
+        while fitting := [(at, one) for at, one in left if any(issued(one, it) or issued(it, one) for it in known)]:
             known += [one for _, one in fitting]
             left = [each for each in left if each not in fitting]
         for at, one in left if chain else []:
@@ -209,7 +209,8 @@ class IssuerReader:
         return RegistrationAuthority(name, _ra_key(name), own[0].public_bytes(Encoding.DER) if own else b"")
 
 
-def _issued(above: x509.Certificate, below: x509.Certificate) -> bool:
+def issued(above: x509.Certificate, below: x509.Certificate) -> bool:
+    """By name and signature; False also for a signature that cannot be checked."""
     try:
         below.verify_directly_issued_by(above)
     except (ValueError, TypeError, InvalidSignature):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import orjson
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 
 from certwright.compose_scep import scep_endpoint
 from certwright.config import Config
+from certwright.config_issuers import issued
 from certwright.config_scep import ScepSettings, extension
 from issuance.credentials import CredentialKind
 from pki.clock import Micros
@@ -47,7 +47,7 @@ def scep_warnings(config: Config) -> Iterator[str]:
         shown = [x509.load_der_x509_certificate(der) for der in endpoint.shown_certificates()]
         for authority in dict.fromkeys((settings.registration_authority, settings.encryption_authority)):
             certificate = x509.load_der_x509_certificate(config.registration_authorities[authority].certificate)
-            if not any(_issued(above, certificate) for above in shown):
+            if not any(issued(above, certificate) for above in shown):
                 yield (
                     f"SCEP endpoint {name}: GetCACert does not show who issued the certificate of registration authority "
                     f"{authority}, so clients that verify it refuse it; have issuer {endpoint.issuer} issue it"
@@ -123,11 +123,3 @@ def _roles(settings: ScepSettings) -> Iterator[tuple[str, frozenset[str]]]:
     ):
         if service is not None:
             yield what, service.roles
-
-
-def _issued(above: x509.Certificate, below: x509.Certificate) -> bool:
-    try:
-        below.verify_directly_issued_by(above)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
