@@ -82,7 +82,7 @@ def scep_server(
         random_bytes=secrets.token_bytes,
     )
     endpoints = {name: scep_endpoint(config, settings) for name, settings in config.scep.items()}
-    pages = ChallengePages(challenge_pages(config), users=credentials, challenges=challenges)
+    pages = ChallengePages(challenge_pages(config), users=credentials, challenges=challenges, clock=clock)
     return Scep(ScepServer(endpoints=endpoints, desk=desk), transactions, challenges, pages)
 
 

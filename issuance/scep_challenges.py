@@ -165,15 +165,19 @@ class ScepChallenges:
 
     # ------------------------------------------------------------------ making
 
-    async def create(self, terms: Terms, *, lifetime: timedelta, made_by: Principal) -> Made:
-        """Whether there is such an endpoint and `made_by` may is the caller's to see to. Raises Rejection(MALFORMED), Unavailable."""
+    async def create(self, terms: Terms, *, lifetime: timedelta, made_by: Principal, began: Micros | None = None) -> Made:
+        """Whether there is such an endpoint and `made_by` may is the caller's to see to. `began` is when the secret of theirs that may be
+        set anew was not looked at yet, None where they have none: what is set after that ends the challenge.
+
+        Raises Rejection(MALFORMED), Unavailable.
+        """
         check_endpoint(terms.endpoint)
         if not timedelta(0) < lifetime <= MAX_LIFETIME:
             raise Rejection(Reason.MALFORMED, f"a challenge opens for at most {MAX_LIFETIME.days} days")
         now = self._clock.micros()
         made = Made(self._random_bytes(8).hex(), self._random_bytes(16).hex().upper(), after(now, lifetime))
         subject, names, roles = _columns(terms)
-        columns = (subject, names, roles, terms.profile, str(made_by), now, made.expires_at)
+        columns = (subject, names, roles, terms.profile, str(made_by), now if began is None else began, made.expires_at)
         await self._database.write(
             Step(CREATE_SQL, (made.id, _sha256(made.challenge), terms.endpoint, *columns)),
             self._record(audit.Event.SCEP_CHALLENGE_CREATED, made.id, now, str(made_by), _described(terms)),

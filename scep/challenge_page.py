@@ -21,6 +21,7 @@ from issuance import httpauth
 from issuance.credentials import Credential
 from issuance.lockout import FailureLimits
 from issuance.scep_challenges import Made, Terms
+from pki.clock import Clock, Micros
 from pki.identifiers import shown
 from pki.reasons import Reason, Rejection
 from policy.principal import Principal, PrincipalKind
@@ -79,7 +80,7 @@ class Users(Protocol):
 class Challenges(Protocol):
     """What the page needs of `issuance.scep_challenges.ScepChallenges`."""
 
-    async def create(self, terms: Terms, *, lifetime: timedelta, made_by: Principal) -> Made: ...
+    async def create(self, terms: Terms, *, lifetime: timedelta, made_by: Principal, began: Micros) -> Made: ...
 
     async def unused(self, made_by: Principal) -> int: ...
 
@@ -88,11 +89,18 @@ class ChallengePages:
     """Of all endpoints that have one, by endpoint."""
 
     def __init__(
-        self, pages: Mapping[str, ChallengePage], *, users: Users, challenges: Challenges, most: int = MAX_UNUSED
+        self,
+        pages: Mapping[str, ChallengePage],
+        *,
+        users: Users,
+        challenges: Challenges,
+        clock: Clock,
+        most: int = MAX_UNUSED,
     ) -> None:
         self._pages = dict(pages)
         self._users = users
         self._challenges = challenges
+        self._clock = clock
         self._most = most
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by user
 
@@ -107,11 +115,12 @@ class ChallengePages:
             return _said(405, "use GET", Allow="GET")
         if request.headers.get("Sec-Fetch-Site", "none") not in _OWN or "Origin" in request.headers:
             return _said(403, "another site's page led here, and each visit makes a challenge; open this address by hand")
+        began = self._clock.micros()
         try:
             user = await self._user(page, request)
         except Rejection as rejection:
             return _refused(page, rejection)
-        return await self._challenge(page, user)
+        return await self._challenge(page, user, began)
 
     async def _user(self, page: ChallengePage, request: web.Request) -> Principal:
         """Raises Rejection: UNAUTHENTICATED, RATE_LIMITED; and Unavailable."""
@@ -127,19 +136,20 @@ class ChallengePages:
             raise
         return Principal(PrincipalKind.SCEP_USER, found.id, frozenset(), source_address=address)
 
-    async def _challenge(self, page: ChallengePage, user: Principal) -> web.Response:
-        """One of each user at a time, here; each worker may go one over."""
+    async def _challenge(self, page: ChallengePage, user: Principal, began: Micros) -> web.Response:
+        """One of each user at a time, here; each worker may go one over. `began` is before the password was looked at."""
         async with self._turns.setdefault(user.id, asyncio.Lock()):
-            return await self._made(page, user)
+            return await self._made(page, user, began)
 
-    async def _made(self, page: ChallengePage, user: Principal) -> web.Response:
+    async def _made(self, page: ChallengePage, user: Principal, began: Micros) -> web.Response:
         unused = await self._challenges.unused(user)
         if unused >= self._most:
             _LOG.warning(
                 "SCEP challenge page of %s: %s has %s unused challenges, and gets no more", page.endpoint, user, unused
             )
             return _html(_FULL.format(unused=unused))
-        made = await self._challenges.create(Terms(page.endpoint, page.roles), lifetime=page.expires, made_by=user)
+        terms = Terms(page.endpoint, page.roles)
+        made = await self._challenges.create(terms, lifetime=page.expires, made_by=user, began=began)
         return _html(
             _CHALLENGE.format(
                 thumbprint=thumbprint(page.ca_certificate),

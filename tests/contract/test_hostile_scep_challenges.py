@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import ssl
 from dataclasses import replace
 from datetime import timedelta
@@ -12,7 +13,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from cryptography import x509
 
-from issuance.credentials import CredentialKind, Credentials
+from issuance.credentials import Credential, CredentialKind, Credentials
 from issuance.lockout import Attempt, FailureLimits, Lockouts
 from issuance.scep_challenges import ScepChallenges, Terms
 from pki.csr import parse_csr
@@ -191,10 +192,47 @@ async def test_who_opens_the_page_many_times_at_once_fills_its_cache_and_no_more
     await credentials.set_scep_user(endpoint="default", user="ndes", password="x")
     challenges = ScepChallenges(database=database, clock=clock)
     page = ChallengePage("default", b"", ROLES, timedelta(hours=1), FailureLimits())
-    pages = ChallengePages({"default": page}, users=credentials, challenges=challenges, most=5)
+    pages = ChallengePages({"default": page}, users=credentials, challenges=challenges, clock=clock, most=5)
     login = {"Authorization": f"Basic {base64.b64encode(b'ndes:x').decode()}"}
     tls = ssl.create_default_context()
     visits = [make_mocked_request("GET", "/certsrv/mscep_admin", login, sslcontext=tls) for _ in range(20)]
     replies = await asyncio.gather(*[pages.handle(visit) for visit in visits])
     assert {reply.status for reply in replies} == {200}
     assert len(await challenges.list()) == 5
+
+
+class Reset:
+    """`scep.challenge_page.Users` whose password is set anew while somebody who knew the old one is being let in."""
+
+    def __init__(self, credentials: Credentials, clock: FakeClock) -> None:
+        self._credentials = credentials
+        self._clock = clock
+
+    async def check_scep_user(
+        self, *, endpoint: str, user: str, password: str, address: str, limits: FailureLimits
+    ) -> Credential:
+        found = await self._credentials.check_scep_user(
+            endpoint=endpoint, user=user, password=password, address=address, limits=limits
+        )
+        self._clock.advance(timedelta(milliseconds=50))
+        await self._credentials.set_scep_user(endpoint=endpoint, user=user, password="new")
+        self._clock.advance(timedelta(milliseconds=50))
+        return found
+
+
+async def test_who_comes_with_a_password_while_it_is_set_anew_gets_a_challenge_that_opens_nothing(
+    database: Database, clock: FakeClock
+) -> None:
+    credentials = Credentials(database=database, clock=clock)
+    await credentials.set_scep_user(endpoint="default", user="ndes", password="x")
+    challenges = ScepChallenges(database=database, clock=clock)
+    page = ChallengePage("default", b"", ROLES, timedelta(hours=1), FailureLimits())
+    pages = ChallengePages({"default": page}, users=Reset(credentials, clock), challenges=challenges, clock=clock)
+    login = {"Authorization": f"Basic {base64.b64encode(b'ndes:x').decode()}"}
+    reply = await pages.handle(
+        make_mocked_request("GET", "/certsrv/mscep_admin", login, sslcontext=ssl.create_default_context())
+    )
+    assert isinstance(reply.body, bytes)
+    found = re.search("password is: <B> ([0-9A-F]{32}) </B>", reply.body.decode("utf-16"))
+    assert found is not None
+    assert await challenges.find(endpoint="default", challenge=found[1]) is None
