@@ -200,7 +200,7 @@ class ScepReader:
             if (way in given.challenge) != (block is not None):
                 self._note(
                     (way,) if block is not None else ("challenge",),
-                    f"{way} belongs both into challenge and in a block of its own",
+                    f"{way} belongs in `challenge` and has a block of its own: give both, or neither",
                 )
         if "one-time" not in given.challenge:
             for key, used in (("challenge_page", given.challenge_page is not None), ("one_time", bool(given.one_time.makers))):
