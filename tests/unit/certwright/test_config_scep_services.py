@@ -109,5 +109,7 @@ def test_intunes_devices_do_not_wait_for_approval(made: Path, tmp_path: Path) ->
 
 
 def test_a_block_belongs_to_its_way_and_the_other_way_round(made: Path, secret: Path) -> None:
-    assert "webhook belongs in `challenge` and has a block of its own: give both, or neither" in refusals(made, webhook(secret), "static")
+    assert "webhook belongs in `challenge` and has a block of its own: give both, or neither" in refusals(
+        made, webhook(secret), "static"
+    )
     assert "intune belongs in `challenge`" in refusals(made, "require_approval: false", "intune")
