@@ -174,10 +174,10 @@ class ScepChallenges:
         check_endpoint(terms.endpoint)
         if not timedelta(0) < lifetime <= MAX_LIFETIME:
             raise Rejection(Reason.MALFORMED, f"a challenge opens for at most {MAX_LIFETIME.days} days")
-        now = self._clock.micros()
+        now = self._clock.micros() if began is None else began
         made = Made(self._random_bytes(8).hex(), self._random_bytes(16).hex().upper(), after(now, lifetime))
         subject, names, roles = _columns(terms)
-        columns = (subject, names, roles, terms.profile, str(made_by), now if began is None else began, made.expires_at)
+        columns = (subject, names, roles, terms.profile, str(made_by), now, made.expires_at)
         await self._database.write(
             Step(CREATE_SQL, (made.id, _sha256(made.challenge), terms.endpoint, *columns)),
             self._record(audit.Event.SCEP_CHALLENGE_CREATED, made.id, now, str(made_by), _described(terms)),
