@@ -19,7 +19,7 @@ from cryptography.x509.oid import AttributeOID
 from issuance.credentials import CredentialKind, Credentials
 from issuance.lockout import FailureLimits, Lockouts
 from issuance.scep_challenges import Found, Made, ScepChallenges, State, Terms
-from pki.csr import Csr
+from pki.csr import Csr, parse_csr
 from pki.identifiers import parse_dns, parse_ip
 from pki.reasons import Reason, Rejection, Unavailable
 from pki.subject import parse_subject
@@ -259,6 +259,20 @@ async def test_a_challenge_that_comes_with_another_request_is_burnt(site: Site) 
     assert await site.states() == [State.BURNT] * len(OTHER_REQUESTS)
     assert await site.certificates() == 0
     assert site.counts.authorizations[0] == ("default", "one-time", "burnt")
+
+
+async def test_of_two_other_requests_at_once_one_burns_a_challenge_and_both_are_refused(site: Site) -> None:
+    made = await site.made()
+    found = await site.one_time.find(endpoint="default", challenge=made.challenge)
+    assert found is not None
+    other = parse_csr(csr(rsa_key("dev1"), sans=("other.example.com",)))
+    assert [await site.one_time.burn(found, csr=other, source="192.0.2.7", why="") for _ in range(2)] == [True, False]
+    made = await site.made()
+    answers = await asyncio.gather(
+        *(site.ask(site.request(made.challenge, sans=(f"{host}.example.com",), transaction=host)) for host in ("b", "c"))
+    )
+    assert sorted("made for another request" in refused(answer) for answer in answers) == [False, True]
+    assert [row["event"] for row in await site.recorded()].count("scep_challenge.burnt") == 2
 
 
 async def test_a_windows_identity_beside_the_right_names_is_refused_or_left_out(site: Site) -> None:

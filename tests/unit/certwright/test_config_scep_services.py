@@ -113,3 +113,9 @@ def test_a_block_belongs_to_its_way_and_the_other_way_round(made: Path, secret: 
         made, webhook(secret), "static"
     )
     assert "intune belongs in `challenge`" in refusals(made, "require_approval: false", "intune")
+
+
+def test_what_makes_one_time_challenges_needs_a_way_in_for_them(made: Path) -> None:
+    for block in ("challenge_page: {roles: [device]}", "one_time: {makers: [operator]}"):
+        assert "it makes one-time challenges: add one-time to challenge" in refusals(made, block, "static")
+        assert read(made, block, "static, one-time")
