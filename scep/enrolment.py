@@ -95,7 +95,7 @@ class Enrolments:
         if found is None:
             raise Refusal(FailInfo.BAD_CERT_ID, "no request of this transactionID and key waits here; send it again")
         asked = Asked(endpoint, place, found.request.csr, source_address)
-        request = replace(await self._admitted(found.request, endpoint), heeds_denial=True)
+        request = replace(await self._admitted(_by_roles_of_today(found, endpoint), endpoint), heeds_denial=True)
         if not await self._stands(found, endpoint):
             request = replace(request, require_approval=True)
         return await self._settled(asked, found.way, request)
@@ -157,6 +157,13 @@ class Enrolments:
             case _:
                 assert_never(outcome)
         return outcome
+
+
+def _by_roles_of_today(found: Remembered, endpoint: ScepEndpoint) -> IssuanceRequest:
+    """The roles of a challenge were given with it; those of renewals are the endpoint's. Where it has none, somebody has to agree."""
+    if found.way is not Way.RENEWAL or not endpoint.renewal.roles:
+        return found.request
+    return replace(found.request, principal=replace(found.request.principal, roles=endpoint.renewal.roles))
 
 
 def _request(asked: Asked, authorization: Authorization) -> IssuanceRequest:

@@ -123,6 +123,17 @@ async def test_a_renewal_waits_like_an_enrolment(site: ScepSite, careful: ScepEn
     assert (record.principal, record.channel, record.endpoint) == (by, "scep", "default")
 
 
+async def test_a_renewal_that_waits_has_the_roles_that_renewals_have_today(site: ScepSite, careful: ScepEndpoint) -> None:
+    held = await site.enrolled("dev1", "dev1.example.com")
+    request = renewal(site.ca, held, rsa_key("dev1"))
+    waits(await site.ask(request, careful))
+    await site.decide()
+    fewer = replace(careful, renewal=Renewal(frozenset({"fewer"})))
+    assert (await site.ask(poll(site.ca, request), fewer)).status == REFUSED
+    assert await site.certificates() == 1
+    await site.certificate(poll(site.ca, request), careful)
+
+
 async def test_a_renewal_that_waits_dies_with_the_certificate_that_it_renews(site: ScepSite, careful: ScepEndpoint) -> None:
     held = await site.enrolled("dev1", "dev1.example.com")
     request = renewal(site.ca, held, rsa_key("dev1"))
