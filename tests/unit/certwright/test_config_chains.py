@@ -74,7 +74,7 @@ def test_what_is_no_way_up_from_the_same_ca_is_refused(made: Path, files: Files)
         ("[[ca/issuing.pem, ca/root.pem]]", "own certificate again"),
         ("[[ca/nowhere.pem]]", "there is no file"),
         ("[[tls/server.pem]]", "CA certificate has basic constraints|may not issue"),
-        ("[[]]", "at least 1"),
+        ("[[]]", "at least one"),
         ("[ca/root.pem]", "list"),
     ):
         with pytest.raises(ConfigError, match=said) as caught:
