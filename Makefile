@@ -2,9 +2,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# Two workers: the smallest machine has two cores. By file, so that what a file shares (a database, a server) is made once.
+# Three workers on the two cores of the smallest machine: there is always one that waits for a client or a lease. By file, so that what a file shares (a database, a server) is made once.
 PYTEST := $(BIN)/python -m pytest -q
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint unit interop bench fuzz system-packages clean
