@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import padding
@@ -172,7 +173,7 @@ def way(block: bytes, transport: KeyTransport) -> list[tuple[str, int]]:
     """Every instruction of unpadding.py that is executed."""
     seen: list[tuple[str, int]] = []
 
-    def trace(frame: FrameType, event: str, argument: object) -> object:
+    def trace(frame: FrameType, event: str, argument: object) -> Any:  # itself, or None
         if frame.f_code.co_filename != unpadding.__file__:
             return None
         frame.f_trace_opcodes = True
