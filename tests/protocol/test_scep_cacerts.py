@@ -192,18 +192,16 @@ def test_what_is_encrypted_to_the_authority_that_only_signs_is_not_read(site: Si
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "transport", "answered"),
+    ("endpoint", "transport"),
     [
-        ("split", KeyTransport.OAEP_SHA256, "0"),
-        ("own", KeyTransport.OAEP_SHA512_MASK_SHA1, "0"),
-        ("hsm", KeyTransport.OAEP_SHA1, "0"),
-        ("hsm", KeyTransport.OAEP_SHA256, "2"),  # SoftHSM2 2.6.1 does SHA-1 only
+        ("split", KeyTransport.OAEP_SHA256),
+        ("own", KeyTransport.OAEP_SHA512_MASK_SHA1),
+        ("hsm", KeyTransport.OAEP_SHA1),
+        ("hsm", KeyTransport.OAEP_SHA256),  # which SoftHSM2 2.6.1 does not do: it decrypts raw
     ],
     ids=lambda given: getattr(given, "value", given),
 )
-def test_oaep_is_read_where_the_key_can_and_is_bad_alg_where_it_cannot(
-    site: Site, endpoint: str, transport: KeyTransport, answered: str
-) -> None:
+def test_oaep_is_read_with_a_key_in_a_file_and_in_a_token(site: Site, endpoint: str, transport: KeyTransport) -> None:
     device = rsa_key("device")
     content = enveloped(
         csr(device, challenge=CHALLENGE, common_name=f"oaep-{endpoint}"),
@@ -214,12 +212,7 @@ def test_oaep_is_read_where_the_key_can_and_is_bad_alg_where_it_cannot(
     )
     request = Message(key=device, content=content, transaction_id=f"TX-{transport.value}")
     answer = parse_answer(site.post(endpoint, request.encode()))
-    assert (answer.status, answer.fail_info) == (answered, None if answered == "0" else "0"), answer.text
-    if answered != "0":
-        assert answer.text == (
-            f"key transport {transport.value} is not supported by the token that decrypts here; "
-            "use RSAES-PKCS1-v1_5, or RSAES-OAEP with SHA-1"
-        )
+    assert answer.status == "0", answer.text
 
 
 def oaep_parameters(transport: KeyTransport) -> bytes:
