@@ -8,6 +8,7 @@ import hashlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -75,18 +76,34 @@ async def unbound(tmp_path: Path) -> AsyncIterator[str]:
     """Its address. One for each test: it remembers what it has seen."""
     forged = frozenset({"forged.test.", "_acme-challenge.forged.test."})
     async with SignedRoot(RECORDS, forged=forged, unsigned=frozenset({"_acme-challenge.stripped.test."})) as root:
-        (port,) = free_ports(1)
-        file = tmp_path / "unbound.conf"
-        file.write_text(CONFIG.format(port=port, directory=tmp_path, anchor=root.trust_anchor, upstream=root.port))
         with (tmp_path / "log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec("unbound", "-d", "-c", file, stdout=log, stderr=log)
+            process, address = await started(root, tmp_path, log)
             try:
-                await answers(f"127.0.0.1:{port}", process, tmp_path / "log")
-                yield f"127.0.0.1:{port}"
+                yield address
             finally:
                 if process.returncode is None:
                     process.terminate()
                 await process.wait()
+
+
+async def started(root: SignedRoot, folder: Path, log: BinaryIO) -> tuple[asyncio.subprocess.Process, str]:
+    """It needs a port for UDP and TCP, which somebody else may take before it does: then with another."""
+    file = folder / "unbound.conf"
+    for _ in range(5):
+        (port,) = free_ports(1)
+        file.write_text(CONFIG.format(port=port, directory=folder, anchor=root.trust_anchor, upstream=root.port))
+        process = await asyncio.create_subprocess_exec("unbound", "-d", "-c", file, stdout=log, stderr=log)
+        try:
+            await answers(f"127.0.0.1:{port}", process, folder / "log")
+        except AssertionError:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            if "address already in use" not in said(folder / "log"):
+                raise
+        else:
+            return process, f"127.0.0.1:{port}"
+    raise AssertionError(said(folder / "log"))
 
 
 def said(log: Path) -> str:
