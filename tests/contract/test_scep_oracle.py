@@ -1,5 +1,6 @@
 """Nobody learns from an endpoint what is in a message that somebody else encrypted (RFC 3218, CVE-2019-1563): with an RA key in a file
-and in a SoftHSM2 token, by PKCS #1 and by OAEP, whatever is wrong inside has one failInfo, one text, one length and one duration.
+and in a SoftHSM2 token, by PKCS #1 and by OAEP, whatever is wrong inside has one failInfo, one text, one length and, as far as a clock tells over the socket, one duration. That good and
+bad padding take the same way to the last instruction: tests/unit/signer/test_unpadding.py, test_token_decryption.py.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ KEY = b"0123456789abcdef"
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """As a client writes it. SHA-1 is OAEP's default, and all that SoftHSM2 2.6.1 does."""
+    """As a client writes it. SHA-1 is OAEP's default."""
 
     name: KeyTransport
     identifier: str
