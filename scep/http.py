@@ -92,7 +92,9 @@ class ScepServer:
             case Operation.PKI_OPERATION:
                 received = message.parse(await _message(request, query))
                 body = await ready.authority.answer(received, source_address=request.remote or "")
-                return web.Response(body=body, content_type="application/x-pki-message")
+                # By GET, too, an answer is for one message, once.
+                headers = {"Cache-Control": "no-store"}
+                return web.Response(body=body, content_type="application/x-pki-message", headers=headers)
             case operation:
                 assert_never(operation)
 

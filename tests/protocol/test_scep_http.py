@@ -30,6 +30,12 @@ async def site() -> AsyncIterator[Site]:
 PKI_MESSAGE = "application/x-pki-message"
 
 
+async def test_no_cache_keeps_an_answer_that_came_by_get(site: Site) -> None:
+    text = quote(base64.b64encode(pkcs_req(site.ca).encode()).decode(), safe="")
+    async with site.http.get(f"{site.origin}/scep?operation=PKIOperation&message={text}") as response:
+        assert (response.status, response.headers["Cache-Control"]) == (200, "no-store")
+
+
 # ---------------------------------------------------------------- GetCACaps, GetCACert
 
 
