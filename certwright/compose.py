@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 from aiohttp import web
@@ -29,28 +28,31 @@ from acmeserver.validations import Retries
 from certwright import status
 from certwright.compose_acme import OrderRules, acme_endpoint, validation_job
 from certwright.compose_est import est_server
-from certwright.compose_scep import Scep, challenge_makers, scep_server
+from certwright.compose_jobs import Periodic, periodic_jobs, validation_jobs
+from certwright.compose_scep import challenge_makers, scep_server
 from certwright.compose_validation import caa_checker, challenge_methods, perspectives_of
 from certwright.config import Config
+from certwright.crl_pages import CrlPages
 from certwright.exporter import NotAvailable, TlsInternals, find_internals
 from certwright.listeners import Listener, Traffic, application
 from certwright.logs import Log
 from certwright.measure import MeasuredSigner, Outcomes, ScepCounts
 from certwright.metrics import Metrics
+from certwright.ocsp_pages import OcspPages
 from certwright.pages import MetricsPage
 from certwright.proxies import Proxies
 from est.http import routes as est_routes
-from issuance.approvals import AT_ONCE, Approvals
+from issuance.approvals import Approvals
 from issuance.caa import CaaChecker
 from issuance.credentials import Credentials
+from issuance.crl import CrlPublisher, CrlSchedule
 from issuance.lockout import Lockouts
 from issuance.pipeline import Pipeline, Rules
 from issuance.request import Settler
-from issuance.revocation import CrlPublisher, CrlSchedule, job_key
 from issuance.sealed import SealedSecrets
 from issuance.service import Issuance, Observer
 from issuance.sweeper import Sweeper
-from pki.clock import Clock, Micros, after
+from pki.clock import Clock
 from pki.plan import Issuer, IssuerUrls
 from pki.sealing import Sealer
 from policy.lints import LintGate, pkilint_linter
@@ -62,15 +64,8 @@ from scep.http import routes as scep_routes
 from signer.api import Signer
 from signer.client import SignerClient
 from storage.database import Database
-from storage.jobs import Handler, Job, JobRunner, Jobs
+from storage.jobs import JobRunner, Jobs
 from storage.open import open_database
-
-SWEEP_EVERY = timedelta(seconds=15)
-EXPIRE_EVERY = timedelta(minutes=5)
-CLEAN_EVERY = timedelta(minutes=5)
-RENEW_EVERY = timedelta(seconds=30)
-RETAIN_EVERY = timedelta(hours=1)
-RETAIN_ON = timedelta(seconds=1)  # between two turns of one pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,16 +181,17 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         database=database,
         signer=signer,
         clock=clock,
-        metrics=metrics,
+        crls=CrlPages(issuers=issuers, database=database, clock=clock),
     )
+    ocsp_pages = OcspPages(issuers=issuers, database=database, signer=signer, clock=clock, metrics=metrics)
     metrics_page = MetricsPage(config=config, database=database, metrics=metrics, issuers=issuers)
 
     scep_table = [*challenge_page_routes(scep.challenge_pages), *scep_routes(scep.server)]
     tables = {
-        Listener.HTTPS: [*acme_routes(acme), *rest_table, *scep_table, *status.routes(pages)],
+        Listener.HTTPS: [*acme_routes(acme), *rest_table, *scep_table, *status.routes(pages, ocsp_pages)],
         Listener.MTLS: [*est_routes(est), *rest_table, *status.health_routes(pages)],
         # EST (RFC 7030 §3.3) and the challenge page refuse there.
-        Listener.HTTP: [*scep_table, *status.routes(pages), *est_routes(est)],
+        Listener.HTTP: [*scep_table, *status.routes(pages, ocsp_pages), *est_routes(est)],
         Listener.METRICS: [web.get("/metrics", metrics_page.handle), *status.health_routes(pages)],
     }
     proxies = Proxies(
@@ -207,19 +203,13 @@ async def compose(config: Config, signer_path: Path, *, clock: Clock, log: Log, 
         ),
     )
     traffic = Traffic()
-    handlers: dict[str, Handler] = {
-        "crl": functools.partial(_look, publisher),
-        "sweep": functools.partial(_sweep, sweeper, clock),
-        "approvals": functools.partial(_expire, approvals, clock, config.retention.unfinished),
-        "scep": functools.partial(_forget, scep, clock, config.retention.unfinished),
-        "acme-clean": functools.partial(_clean, acme, clock),
-        "acme-retention": functools.partial(_retain, Retention(database=database, clock=clock, kept=config.retention), clock),
-    }
-    # Lanes of their own: a validation may take ten seconds, and neither sweeping nor a CRL should wait for some of them.
-    validations: dict[str, Handler] = {
-        "acme-validation": functools.partial(_resume, acme),
-        "acme-star": functools.partial(_renew, acme, clock),
-    }
+    retention = Retention(database=database, clock=clock, kept=config.retention)
+    handlers = periodic_jobs(
+        Periodic(publisher=publisher, sweeper=sweeper, approvals=approvals, scep=scep, acme=acme, retention=retention),
+        clock=clock,
+        unfinished=config.retention.unfinished,
+    )
+    validations = validation_jobs(acme, clock)
     return Composition(
         database=database,
         signer=signer,
@@ -321,60 +311,3 @@ def expected_keys(config: Config) -> Mapping[str, bytes]:
         key: x509.load_der_x509_certificate(der).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         for key, der in certificates.items()
     }
-
-
-# ---------------------------------------------------------------------- jobs
-
-
-async def schedule(composition: Composition, clock: Clock) -> None:
-    """The periodic jobs, once for all nodes: a live job with the same key stays as it is."""
-    now = clock.micros()
-    for issuer in composition.issuers:
-        await composition.jobs.enqueue("crl", {"issuer": issuer}, run_at=now, dedupe=job_key(issuer))
-    await composition.jobs.enqueue("sweep", {}, run_at=now, dedupe="sweep")
-    await composition.jobs.enqueue("approvals", {}, run_at=now, dedupe="approvals")
-    await composition.jobs.enqueue("scep", {}, run_at=now, dedupe="scep")
-    await composition.jobs.enqueue("acme-clean", {}, run_at=now, dedupe="acme-clean")
-    await composition.jobs.enqueue("acme-star", {}, run_at=now, dedupe="acme-star")
-    await composition.jobs.enqueue("acme-retention", {}, run_at=now, dedupe="acme-retention")
-
-
-async def _look(publisher: CrlPublisher, job: Job) -> Micros | None:
-    return await publisher.look(str(job.payload["issuer"]))
-
-
-async def _sweep(sweeper: Sweeper, clock: Clock, _job: Job) -> Micros | None:
-    await sweeper.sweep()
-    return after(clock.micros(), SWEEP_EVERY)
-
-
-async def _expire(approvals: Approvals, clock: Clock, kept: timedelta, _job: Job) -> Micros | None:
-    full = await approvals.expire(kept=kept) >= AT_ONCE
-    return clock.micros() if full else after(clock.micros(), EXPIRE_EVERY)
-
-
-async def _forget(scep: Scep, clock: Clock, kept: timedelta, _job: Job) -> Micros | None:
-    await scep.transactions.forget()
-    await scep.challenges.forget(kept=kept)
-    return after(clock.micros(), CLEAN_EVERY)
-
-
-async def _clean(acme: AcmeServer, clock: Clock, _job: Job) -> Micros | None:
-    await acme.clean()
-    return after(clock.micros(), CLEAN_EVERY)
-
-
-async def _retain(retention: Retention, clock: Clock, _job: Job) -> Micros | None:
-    return after(clock.micros(), RETAIN_EVERY if await retention.turn() else RETAIN_ON)
-
-
-async def _renew(acme: AcmeServer, clock: Clock, _job: Job) -> Micros | None:
-    """Ends where no endpoint has orders that renew themselves; the next start asks again."""
-    if not acme.has_stars:
-        return None
-    return clock.micros() if await acme.renew_stars() else after(clock.micros(), RENEW_EVERY)
-
-
-async def _resume(acme: AcmeServer, job: Job) -> Micros | None:
-    await acme.resume_validation(str(job.payload["authorization"]), str(job.payload["kind"]))
-    return None

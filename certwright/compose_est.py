@@ -30,9 +30,9 @@ from est.secrets import DigestLogin, SecretChecks
 from est.serverkeygen import KeyGeneration
 from issuance.cmc_secrets import CmcSecrets
 from issuance.credentials import Credentials
+from issuance.crl import PublishedCrls
 from issuance.digests import Digests
 from issuance.lockout import Lockouts
-from issuance.revocation import PublishedCrls
 from issuance.sealed import SealedSecrets
 from issuance.service import Issuance
 from pki.clock import Clock

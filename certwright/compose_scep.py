@@ -13,8 +13,8 @@ from certwright.config_issuers import following
 from certwright.config_scep import ScepSettings
 from certwright.measure import ScepCounts
 from issuance.credentials import Credentials
+from issuance.crl import PublishedCrls
 from issuance.lockout import Lockouts
-from issuance.revocation import PublishedCrls
 from issuance.scep_challenges import ScepChallenges
 from issuance.service import Issuance
 from pki.clock import Clock

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from certwright import config_schema, config_schema_scep
+from certwright import config_schema, config_schema_issuers, config_schema_scep
 from certwright.config_files import ConfigFiles
 from certwright.yaml_positions import Document, Place
 from pki.cms.signed import certificates_only
@@ -59,7 +59,7 @@ class IssuerReader:
         self._root = root
         self._files = files
 
-    def issuer(self, name: str, given: config_schema.Issuer) -> Issuer:
+    def issuer(self, name: str, given: config_schema_issuers.Issuer) -> Issuer:
         place = ("issuers", name)
         own = self._files.certificates((*place, "certificate"), given.certificate)
         chain = [
@@ -181,7 +181,7 @@ class IssuerReader:
         names = {name for profile in profiles for name in (profile.name, *profile.aliases)}
         return [one for one in self._root.endpoints.scep.values() if canonical_profile_name(one.profile) in names]
 
-    def _source(self, place: Place, key: config_schema.Key) -> SoftwareKey | Pkcs11Key:
+    def _source(self, place: Place, key: config_schema_issuers.Key) -> SoftwareKey | Pkcs11Key:
         if (key.software is None) == (key.pkcs11 is None):
             self._document.note(place, "give one of software and pkcs11")
         if key.pkcs11 is not None:
@@ -192,7 +192,7 @@ class IssuerReader:
                 label=given.label,
                 pin_file=self._key_file((*place, "pkcs11", "pin_file"), given.pin_file),
             )
-        software = key.software or config_schema.SoftwareKey(file="-")
+        software = key.software or config_schema_issuers.SoftwareKey(file="-")
         return SoftwareKey(
             file=self._key_file((*place, "software", "file"), software.file),
             passphrase_file=self._key_file((*place, "software", "passphrase_file"), software.passphrase_file)
@@ -204,7 +204,7 @@ class IssuerReader:
         """With a signer of its own, the keys are its business and perhaps not for our eyes."""
         return self._files.path(text) if self._root.signer.socket else self._files.secret(place, text)
 
-    def authority(self, name: str, given: config_schema.RegistrationAuthority) -> RegistrationAuthority:
+    def authority(self, name: str, given: config_schema_issuers.RegistrationAuthority) -> RegistrationAuthority:
         own = self._files.certificates(("registration_authorities", name, "certificate"), given.certificate)
         return RegistrationAuthority(name, _ra_key(name), own[0].public_bytes(Encoding.DER) if own else b"")
 

@@ -117,6 +117,7 @@ def build_profile(name: str, given: config_schema.Profile, *, first_issuer: str,
         perspectives_required=given.perspectives_required or 0,
         server_keygen=bool(given.server_keygen),
         subject_change=bool(given.subject_change),
+        public=bool(given.public),
         aliases=tuple(canonical_profile_name(alias) for alias in given.aliases or ()),
         description=given.description or "",
     )

@@ -1,4 +1,5 @@
-"""The shape of certwright.yaml: which keys there are (SCEP's: config_schema_scep.py) and what type each value has (config_values.py).
+"""The shape of certwright.yaml: which keys there are (issuers: config_schema_issuers.py; SCEP's:
+config_schema_scep.py) and what type each value has (config_values.py).
 What they mean together: config.py.
 
 Every model is closed and strict. `find_fields` walks the same models so that an unknown key can be answered with the one that was
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, Field
 
+from certwright.config_schema_issuers import Issuer, RegistrationAuthority
 from certwright.config_schema_scep import ScepEndpoint
 from certwright.config_values import (
     Address,
@@ -52,43 +54,6 @@ class Tls(Closed):
     key_file: Text
 
 
-class SoftwareKey(Closed):
-    file: Text
-    passphrase_file: Text | None = None
-
-
-class Pkcs11Key(Closed):
-    module: Text
-    token: Text
-    label: Text
-    pin_file: Text
-
-
-class Key(Closed):
-    software: SoftwareKey | None = None
-    pkcs11: Pkcs11Key | None = None
-
-
-class Crl(Closed):
-    refresh: Duration = timedelta(hours=24)
-    lifetime: Duration = timedelta(days=4)
-
-
-class Issuer(Closed):
-    certificate: Text
-    chain: list[Text] = []
-    alternate_chains: list[Annotated[list[Text], Field(min_length=1)]] = []  # each begins with this CA, certified by another
-    rollover: list[Text] = []  # what leads from the root that clients have to its successor, and back (RFC 4210 §4.4)
-    next: list[Text] = []  # the CA that will follow, then what is above it: SCEP's GetNextCACert (RFC 8894 §4.7)
-    key: Key
-    crl: Crl = Crl()
-
-
-class RegistrationAuthority(Closed):
-    certificate: Text
-    key: Key
-
-
 class Profile(Closed):
     """Also a `template`: every key that one of the two spellings knows."""
 
@@ -112,6 +77,7 @@ class Profile(Closed):
     lint: Lint | None = None
     server_keygen: bool | None = None
     subject_change: bool | None = None
+    public: bool | None = None
     aliases: list[Name] | None = None
     description: Text | None = None  # what ACME clients are shown
 

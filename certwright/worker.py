@@ -13,7 +13,8 @@ from contextlib import AsyncExitStack
 import uvloop
 
 from certwright import listeners
-from certwright.compose import Composition, compose, expected_keys, schedule
+from certwright.compose import Composition, compose, expected_keys
+from certwright.compose_jobs import schedule
 from certwright.config import Config
 from certwright.errors import Refused
 from certwright.exporter import TlsInternals
@@ -93,7 +94,7 @@ def _gone(loop: asyncio.AbstractEventLoop, life: int, stop: asyncio.Event) -> No
 async def _prepare(config: Config, composition: Composition, log: Log) -> None:
     await _check_keys(config, composition)
     await _first_crls(composition, log)
-    await schedule(composition, SystemClock())
+    await schedule(composition.jobs, composition.issuers, SystemClock())
 
 
 async def _unless_stopped(doing: Coroutine[None, None, None], stop: asyncio.Event) -> bool:

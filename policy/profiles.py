@@ -57,6 +57,7 @@ class Profile:
     perspectives_required: int = 0  # how many remote perspectives have to have seen each proof (BR 3.2.2.9)
     server_keygen: bool = False  # may its keys be made here (RFC 7030 §4.4); never for servers
     subject_change: bool = False  # may a re-enrolment ask for other names than the certificate has (RFC 6402 §2.8)
+    public: bool = False  # relying parties outside our reach trust it: held to the baseline requirements
 
     version: str = field(init=False)  # 16 hex digits over every other field; pinned in orders and the ledger as `name@version`
 

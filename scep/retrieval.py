@@ -26,7 +26,7 @@ MAX_SERIAL = 20  # octets (RFC 5280 §4.1.2.2), and one for the sign
 
 
 class Crls(Protocol):
-    """What has been published: of `issuance.revocation.PublishedCrls`."""
+    """What has been published: of `issuance.crl.PublishedCrls`."""
 
     async def find(self, issuer: str, *, at: Micros) -> bytes | None: ...
 

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 from acmeserver.retention import Kept, Retention
-from issuance.revocation import CrlPublisher, CrlSchedule
+from issuance.crl import CrlPublisher, CrlSchedule
 from pki.clock import Micros, after, to_micros
 from pki.reasons import RevocationReason
 from storage.database import Database, Step

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from issuance.revocation import CrlPublisher, CrlSchedule, PublishedCrls
+from issuance.crl import CrlPublisher, CrlSchedule, PublishedCrls
 from pki.clock import to_datetime
 from pki.reasons import RevocationReason, Unavailable
 from storage.database import Database

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from est.connection import Connections
 from est.endpoint import Agents, Authentication, ClientCertificates, EstEndpoint, EstLimits, RegistrationKey
 from issuance.cmc_secrets import CmcSecrets
+from issuance.crl import CrlPublisher, CrlSchedule, PublishedCrls
 from issuance.lockout import Lockouts
-from issuance.revocation import CrlPublisher, CrlSchedule, PublishedCrls
 from issuance.sealed import SealedSecrets
 from pki.clock import Clock
 from pki.sealing import Sealer

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from issuance.approval_requests import State
 from issuance.approvals import Verdict
+from issuance.crl import PublishedCrls
 from issuance.lockout import Lockouts
-from issuance.revocation import PublishedCrls
 from pki.clock import Clock
 from pki.reasons import RevocationReason
 from policy.principal import COMMAND_LINE

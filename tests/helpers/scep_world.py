@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from issuance.crl import PublishedCrls
 from issuance.lockout import Lockouts
-from issuance.revocation import PublishedCrls
 from issuance.scep_challenges import ScepChallenges
 from policy.profiles import Profiles
 from scep import message

@@ -22,9 +22,9 @@ from est.endpoint import Agents, Authentication, ClientCertificates, EstEndpoint
 from est.secrets import DigestLogin
 from issuance.cmc_secrets import CmcSecrets
 from issuance.credentials import Credentials
+from issuance.crl import PublishedCrls
 from issuance.digests import Digests
 from issuance.lockout import Lockouts
-from issuance.revocation import PublishedCrls
 from issuance.sealed import SealedSecrets
 from pki.sealing import Sealer
 from policy.rules import Policy

@@ -29,6 +29,7 @@ YES_OR_NO = {
     "Profile.require_san": "asks more of the request",
     "Profile.caa": "one more check",
     "Profile.server_keygen": "keys made here for EST clients that ask for one",
+    "Profile.public": "holds the profile to more rules",
     "Profile.subject_change": "names that policy grants, asked for by the holder of a certificate",
     "Policy.require_approval": "one more check",
     "AcmeEndpoint.order_reuse": "the account's own open order, checked as a new one is",

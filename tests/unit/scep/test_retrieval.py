@@ -13,8 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from issuance.crl import CRL_INSERT_SQL
 from issuance.request import Channel
-from issuance.revocation import CRL_INSERT_SQL
 from pki.clock import Micros, after
 from scep.endpoint import Renewal, ScepEndpoint
 from scep.retrieval import NOTHING
